@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef PAGES_DIRTY_H
+#define PAGES_DIRTY_H
+
+#include <stdint.h>
+#include <vmferry.h>
+
+#include "page_set.h"
+
+struct dirty;
+
+int dirty_open(int area_fd, uint64_t size, const uint64_t *region_sizes, unsigned int nr_regions,
+	       struct dirty **out);
+void dirty_close(struct dirty *d);
+int dirty_collect(struct dirty *d, struct page_set *to, uint64_t *taken);
+int dirty_drop(struct dirty *d);
+
+/** struct dirty_counters - a copy of the producer's figures */
+struct dirty_counters {
+	uint64_t flags, harvests, harvested, ring_full, harvest_ns, throttled_ns;
+};
+
+void dirty_read_counters(const struct dirty *d, struct dirty_counters *c);
+
+#endif

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The VMM socket: what a VMM and vmferryd say to one another, and which fds ride
+ * with each message.
+ *
+ * Theory of operation
+ *
+ * A Unix stream socket. The VMM connects and sends HELLO, the daemon answers it.
+ * The VMM sends REGISTER with its fds, the daemon answers. From then on the daemon
+ * asks and the VMM answers each request exactly once, in order, with the same type
+ * and seq, VMFERRY_MSG_REPLY set, and status 0 or a negative errno.
+ *
+ *   struct vmferry_msg | body (len bytes)           fds in SCM_RIGHTS of the first byte
+ *
+ * A connection that breaks costs the VM nothing: the VMM goes on running its guest
+ * (or holds it paused if the daemon had paused it), and connects again.
+ */
+#ifndef UAPI_VMFERRY_VMM_H
+#define UAPI_VMFERRY_VMM_H
+
+#include <linux/types.h>
+
+#define VMFERRY_VMM_SOCKET "/run/vmferry/vmm.sock"
+#define VMFERRY_VMM_MAGIC 0x4d4d5646 /* "FVMM" */
+#define VMFERRY_VMM_VERSION 1
+#define VMFERRY_VMM_MAX_BODY (64 * 1024)
+#define VMFERRY_VMM_MAX_FDS 128
+#define VMFERRY_VMM_NAME_LEN 64
+
+#define VMFERRY_MSG_REPLY (1u << 31)
+
+/**
+ * enum vmferry_msg_type - requests; V: sent by the VMM, D: sent by the daemon
+ * @VMFERRY_MSG_HELLO: V. body: struct vmferry_msg_hello, both ways
+ * @VMFERRY_MSG_REGISTER: V. body: struct vmferry_msg_register and its regions;
+ *	fds: the shared area, then one memfd a region
+ * @VMFERRY_MSG_START_LOG: D. turn dirty logging on and harvest from now on
+ * @VMFERRY_MSG_STOP_LOG: D. turn it off again
+ * @VMFERRY_MSG_HARVEST: D. harvest now; answered when all is published
+ * @VMFERRY_MSG_PAUSE: D. stop all vCPUs, then harvest; reply: struct vmferry_msg_paused
+ * @VMFERRY_MSG_RESUME: D. run the guest on; reply: struct vmferry_msg_resumed
+ * @VMFERRY_MSG_SAVE: D. write the whole state of vCPUs and devices; fd: where to;
+ *	reply: struct vmferry_msg_saved
+ * @VMFERRY_MSG_LOAD: D. body: struct vmferry_msg_saved; fd: where from
+ * @VMFERRY_MSG_RUN: D. commit: this VMM now owns the guest and runs it;
+ *	reply: struct vmferry_msg_resumed
+ * @VMFERRY_MSG_THROTTLE: D. body: struct vmferry_msg_throttle
+ * @VMFERRY_MSG_RELEASE: D. the guest lives elsewhere now and must never run here
+ * @VMFERRY_MSG_QUERY: D. reply: struct vmferry_msg_state
+ * @VMFERRY_MSG_DISCARD: D. an incoming migration came to nothing: forget what arrived
+ */
+enum vmferry_msg_type {
+	VMFERRY_MSG_HELLO = 1,
+	VMFERRY_MSG_REGISTER,
+	VMFERRY_MSG_START_LOG,
+	VMFERRY_MSG_STOP_LOG,
+	VMFERRY_MSG_HARVEST,
+	VMFERRY_MSG_PAUSE,
+	VMFERRY_MSG_RESUME,
+	VMFERRY_MSG_SAVE,
+	VMFERRY_MSG_LOAD,
+	VMFERRY_MSG_RUN,
+	VMFERRY_MSG_THROTTLE,
+	VMFERRY_MSG_RELEASE,
+	VMFERRY_MSG_QUERY,
+	VMFERRY_MSG_DISCARD,
+	VMFERRY_MSG_NR,
+};
+
+/**
+ * enum vmferry_run_state - which side of a migration a VMM is on
+ * @VMFERRY_RUN_RUNNING: the guest runs here
+ * @VMFERRY_RUN_PAUSED: the guest is here and stopped
+ * @VMFERRY_RUN_INCOMING: no guest yet; its RAM may arrive
+ * @VMFERRY_RUN_LOADED: RAM and state are here; RUN has not been said
+ * @VMFERRY_RUN_RELEASED: the guest has left and must not run here
+ */
+enum vmferry_run_state {
+	VMFERRY_RUN_RUNNING = 1,
+	VMFERRY_RUN_PAUSED,
+	VMFERRY_RUN_INCOMING,
+	VMFERRY_RUN_LOADED,
+	VMFERRY_RUN_RELEASED,
+};
+
+/**
+ * struct vmferry_msg - header of every message
+ * @type: enum vmferry_msg_type, with VMFERRY_MSG_REPLY in an answer
+ * @len: bytes of the body that follows, at most VMFERRY_VMM_MAX_BODY
+ * @seq: chosen by the asking side, repeated in the answer
+ * @status: 0 or a negative errno; 0 in requests
+ */
+struct vmferry_msg {
+	__u32 type;
+	__u32 len;
+	__u32 seq;
+	__s32 status;
+};
+_Static_assert(sizeof(struct vmferry_msg) == 16, "ABI");
+
+/** struct vmferry_msg_hello - @features: bits of either side; unknown ones are ignored */
+struct vmferry_msg_hello {
+	__u32 magic;
+	__u32 version;
+	__u64 features;
+};
+_Static_assert(sizeof(struct vmferry_msg_hello) == 16, "ABI");
+
+/**
+ * struct vmferry_msg_region - one region of RAM
+ * @gpa: guest-physical address
+ * @size: bytes
+ * @fd_off: where it begins in its memfd, bytes
+ * @page_size: bytes of the memfd's pages (4096, or huge)
+ * @reserved: zero
+ */
+struct vmferry_msg_region {
+	char name[VMFERRY_VMM_NAME_LEN];
+	__u64 gpa;
+	__u64 size;
+	__u64 fd_off;
+	__u32 page_size;
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct vmferry_msg_region) == 96, "ABI");
+
+/**
+ * struct vmferry_msg_register - what a VMM says of its VM, followed by nr_regions regions
+ * @name: NUL-terminated, unique on the host together with the direction
+ * @uuid: 16 bytes, the same on both hosts, or zeros for "any"
+ * @run_state: enum vmferry_run_state
+ * @nr_regions: entries that follow
+ * @nr_vcpus: number of vCPUs
+ * @pid: the VMM's process, for messages only
+ * @area_size: bytes of the shared area
+ * @state_size: upper estimate of the state that SAVE will write, bytes
+ * @untracked: empty, or the name of a device that writes guest RAM and that no
+ *	tracker sees; such a VM is refused
+ */
+struct vmferry_msg_register {
+	char name[VMFERRY_VMM_NAME_LEN];
+	__u8 uuid[16];
+	__u32 run_state;
+	__u32 nr_regions;
+	__u32 nr_vcpus;
+	__s32 pid;
+	__u64 area_size;
+	__u64 state_size;
+	char untracked[VMFERRY_VMM_NAME_LEN];
+};
+_Static_assert(sizeof(struct vmferry_msg_register) == 176, "ABI");
+
+/**
+ * struct vmferry_msg_paused - answer to PAUSE; times are CLOCK_MONOTONIC nanoseconds
+ * @last_exit_ns: when the last vCPU left the guest
+ * @stopped_ns: when all were known to be stopped
+ * @harvested_ns: when the last harvest was published
+ */
+struct vmferry_msg_paused {
+	__u64 last_exit_ns;
+	__u64 stopped_ns;
+	__u64 harvested_ns;
+};
+
+/** struct vmferry_msg_resumed - @first_entry_ns: when the first vCPU entered the guest */
+struct vmferry_msg_resumed {
+	__u64 first_entry_ns;
+};
+
+/** struct vmferry_msg_saved - @len: bytes of state written, or to be loaded */
+struct vmferry_msg_saved {
+	__u64 len;
+};
+
+/** struct vmferry_msg_throttle - @percent: share of time the writing vCPUs sleep, 0-99 */
+struct vmferry_msg_throttle {
+	__u32 percent;
+	__u32 reserved;
+};
+
+/** struct vmferry_msg_state - @run_state: enum vmferry_run_state */
+struct vmferry_msg_state {
+	__u32 run_state;
+	__u32 reserved;
+};
+
+#endif

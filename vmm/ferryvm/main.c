@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* ferryvm: options, start-up in order, and the callbacks that libvmferry asks for. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "vm.h"
+
+#define RING_ENTRIES 65536
+
+static const char usage[] =
+	"ferryvm - a small KVM virtual machine that vmferryd can migrate\n"
+	"\n"
+	"usage: ferryvm --name NAME --kernel GUEST.ELF [options]\n"
+	"       ferryvm --name NAME --incoming [options]\n"
+	"\n"
+	"  --name NAME          VM's name, as vmferry list shows it\n"
+	"  --kernel FILE        multiboot ELF file to boot\n"
+	"  --append TEXT        its command line\n"
+	"  --incoming           start without a guest and wait for one\n"
+	"  --ram SIZE           RAM, e.g. 512M or 2G (default 256M); a multiple of 4M\n"
+	"  --vcpus N            1 to 8 (default 1)\n"
+	"  --daemon SOCKET      vmferryd's VMM socket (default " VMFERRY_VMM_SOCKET ")\n"
+	"  --stats SOCKET       answer each connection with a JSON line about the guest\n"
+	"  --disk FILE          raw file behind the block device\n"
+	"  --stay               when the guest has left, wait for another one\n"
+	"  --prealloc           fault all RAM in at the start\n"
+	"  --hugetlb            RAM from hugetlbfs pages of 2 MiB\n"
+	"  --tracker KIND       ring (default) or bitmap\n"
+	"  --quiet              no guest console on standard output\n"
+	"test instruments:\n"
+	"  --device-state SIZE --save-cost MS --load-cost MS\n"
+	"                       a device with that much state, that slow to save and load\n"
+	"  --untracked NAME     claim a device NAME whose writes no tracker sees\n"
+	"  --hash               hash RAM whenever the guest is stopped and before it starts\n";
+
+static int vm_pause(void *arg, uint64_t *last_exit_ns)
+{
+	struct vm *vm = arg;
+	int err = vcpus_pause(vm, last_exit_ns);
+
+	if (!err && vm->opt.hash)
+		vm->hash_at_pause = memory_hash(vm);
+	return err;
+}
+
+static int vm_resume(void *arg, uint64_t *first_entry_ns)
+{
+	struct vm *vm = arg;
+
+	if (vm->opt.hash)
+		vm->hash_at_run = memory_hash(vm);
+	vm->has_guest = true;
+	return vcpus_resume(vm, first_entry_ns);
+}
+
+static int vm_save(void *arg, int fd, uint64_t *len)
+{
+	return state_save(arg, fd, len);
+}
+
+static int vm_load(void *arg, int fd, uint64_t len)
+{
+	return state_load(arg, fd, len);
+}
+
+static int vm_set_throttle(void *arg, unsigned int percent)
+{
+	return vcpus_set_throttle(arg, percent);
+}
+
+static void empty_ram(struct vm *vm)
+{
+	int err;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->has_guest = false;
+	pthread_mutex_unlock(&vm->lock);
+	err = memory_empty(vm);
+	if (err) {
+		fprintf(stderr, "ferryvm: vm %s: cannot empty its RAM: %s\n", vm->opt.name,
+			strerror(-err));
+		_exit(1);
+	}
+}
+
+static void vm_release(void *arg)
+{
+	struct vm *vm = arg;
+
+	if (!vm->opt.stay) {
+		fprintf(stderr, "ferryvm: vm %s: the guest now runs elsewhere; bye\n", vm->opt.name);
+		_exit(0);
+	}
+	empty_ram(vm);
+}
+
+static void vm_discard(void *arg)
+{
+	empty_ram(arg);
+}
+
+static const struct vmferry_ops ops = {
+	.pause = vm_pause,
+	.resume = vm_resume,
+	.save = vm_save,
+	.load = vm_load,
+	.set_throttle = vm_set_throttle,
+	.release = vm_release,
+	.discard = vm_discard,
+};
+
+static int parse_size(const char *text, uint64_t *out)
+{
+	char *end;
+	unsigned long long n = strtoull(text, &end, 10);
+	unsigned int shift = 0;
+
+	switch (*end) {
+	case 'G':
+		shift = 30;
+		break;
+	case 'M':
+		shift = 20;
+		break;
+	case 'K':
+		shift = 10;
+		break;
+	}
+	if (end == text || (shift && end[1]) || (!shift && *end) || n > UINT64_MAX >> shift)
+		return -EINVAL;
+	*out = (uint64_t)n << shift;
+	return 0;
+}
+
+static int die(const char *what, const char *object, int err)
+{
+	fprintf(stderr, "ferryvm: %s%s%s: %s\n", what, object ? " " : "", object ? object : "",
+		strerror(-err));
+	return 1;
+}
+
+enum { OPT_NAME = 256, OPT_KERNEL, OPT_APPEND, OPT_INCOMING, OPT_RAM, OPT_VCPUS, OPT_DAEMON,
+       OPT_STATS, OPT_DISK, OPT_STAY, OPT_PREALLOC, OPT_HUGETLB, OPT_TRACKER, OPT_QUIET,
+       OPT_STATE, OPT_SAVE, OPT_LOAD, OPT_UNTRACKED, OPT_HASH, OPT_HELP };
+
+static const struct option longs[] = {
+	{ "name", 1, NULL, OPT_NAME },	       { "kernel", 1, NULL, OPT_KERNEL },
+	{ "append", 1, NULL, OPT_APPEND },     { "incoming", 0, NULL, OPT_INCOMING },
+	{ "ram", 1, NULL, OPT_RAM },	       { "vcpus", 1, NULL, OPT_VCPUS },
+	{ "daemon", 1, NULL, OPT_DAEMON },     { "stats", 1, NULL, OPT_STATS },
+	{ "disk", 1, NULL, OPT_DISK },	       { "stay", 0, NULL, OPT_STAY },
+	{ "prealloc", 0, NULL, OPT_PREALLOC }, { "hugetlb", 0, NULL, OPT_HUGETLB },
+	{ "tracker", 1, NULL, OPT_TRACKER },   { "quiet", 0, NULL, OPT_QUIET },
+	{ "device-state", 1, NULL, OPT_STATE },{ "save-cost", 1, NULL, OPT_SAVE },
+	{ "load-cost", 1, NULL, OPT_LOAD },    { "untracked", 1, NULL, OPT_UNTRACKED },
+	{ "hash", 0, NULL, OPT_HASH },	       { "help", 0, NULL, OPT_HELP },
+	{ NULL, 0, NULL, 0 },
+};
+
+static int take_option(struct options *o, int c)
+{
+	switch (c) {
+	case OPT_NAME: o->name = optarg; return 0;
+	case OPT_KERNEL: o->kernel = optarg; return 0;
+	case OPT_APPEND: o->append = optarg; return 0;
+	case OPT_INCOMING: o->incoming = true; return 0;
+	case OPT_RAM: return parse_size(optarg, &o->ram);
+	case OPT_VCPUS: o->nr_vcpus = (unsigned int)atoi(optarg); return 0;
+	case OPT_DAEMON: o->daemon = optarg; return 0;
+	case OPT_STATS: o->stats = optarg; return 0;
+	case OPT_DISK: o->disk = optarg; return 0;
+	case OPT_STAY: o->stay = true; return 0;
+	case OPT_PREALLOC: o->prealloc = true; return 0;
+	case OPT_HUGETLB: o->hugetlb = true; return 0;
+	case OPT_TRACKER:
+		o->ring = strcmp(optarg, "ring") ? 0 : RING_ENTRIES;
+		return o->ring || !strcmp(optarg, "bitmap") ? 0 : -EINVAL;
+	case OPT_QUIET: o->quiet = true; return 0;
+	case OPT_STATE: return parse_size(optarg, &o->device_state);
+	case OPT_SAVE: o->save_cost_ms = (unsigned int)atoi(optarg); return 0;
+	case OPT_LOAD: o->load_cost_ms = (unsigned int)atoi(optarg); return 0;
+	case OPT_UNTRACKED: o->untracked = optarg; return 0;
+	case OPT_HASH: o->hash = true; return 0;
+	default: return -EINVAL;
+	}
+}
+
+static int parse(struct options *o, int argc, char **argv)
+{
+	int c;
+
+	*o = (struct options){ .ram = 256 << 20, .nr_vcpus = 1, .ring = RING_ENTRIES };
+	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+		if (c == OPT_HELP) {
+			fputs(usage, stdout);
+			exit(0);
+		}
+		if (take_option(o, c)) {
+			fputs("ferryvm: bad option or value; see ferryvm --help\n", stderr);
+			return -EINVAL;
+		}
+	}
+	if (!o->name || (!o->kernel && !o->incoming) || o->nr_vcpus < 1 ||
+	    o->nr_vcpus > VM_MAX_VCPUS || o->ram < (32 << 20) || o->ram % (4 << 20) || optind != argc) {
+		fputs("ferryvm: needs --name and one of --kernel, --incoming; RAM from 32M in\n"
+		      "steps of 4M; 1 to 8 vCPUs; see ferryvm --help\n", stderr);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int make_vm(struct vm *vm)
+{
+	int ring;
+
+	vm->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (vm->kvm < 0)
+		return die("cannot open", "/dev/kvm (is KVM there, and may you use it?)", -errno);
+	vm->fd = ioctl(vm->kvm, KVM_CREATE_VM, 0);
+	if (vm->fd < 0)
+		return die("cannot make a VM", NULL, -errno);
+	ring = vm->opt.ring ? vmferry_enable_ring(vm->fd, vm->opt.ring) : 0;
+	if (ring < 0)
+		return die("cannot turn on dirty rings", NULL, ring);
+	vm->opt.ring = (uint32_t)ring;
+	if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0))
+		return die("cannot make an interrupt controller", NULL, -errno);
+	return 0;
+}
+
+static int init_sync(struct vm *vm)
+{
+	pthread_condattr_t attr;
+
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&vm->go, &attr);
+	pthread_cond_init(&vm->changed, &attr);
+	return pthread_condattr_destroy(&attr);
+}
+
+static int open_session(struct vm *vm)
+{
+	int fds[VM_MAX_VCPUS];
+	struct vmferry_config cfg = {
+		.socket = vm->opt.daemon,
+		.name = vm->opt.name,
+		.uuid = vm->opt.uuid,
+		.vm_fd = vm->fd,
+		.vcpu_fds = fds,
+		.nr_vcpus = vm->opt.nr_vcpus,
+		.ring_entries = vm->opt.ring,
+		.ram = vm->ram,
+		.nr_ram = vm->nr_ram,
+		.incoming = vm->opt.incoming,
+		.state_size = vm->state_len,
+		.untracked = vm->opt.untracked,
+		.ops = &ops,
+		.vmm = vm,
+	};
+
+	for (unsigned int i = 0; i < vm->opt.nr_vcpus; i++)
+		fds[i] = vm->vcpus[i].fd;
+	return vmferry_open(&cfg, &vm->ferry);
+}
+
+static int wait_for_signal(void)
+{
+	sigset_t set;
+	int sig;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigwait(&set, &sig);
+	return 0;
+}
+
+static void block_signals(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
+int main(int argc, char **argv)
+{
+	static struct vm vm;
+	uint64_t entry;
+	int err;
+
+	if (parse(&vm.opt, argc, argv))
+		return 2;
+	block_signals();
+	init_sync(&vm);
+	if (make_vm(&vm))
+		return 1;
+	if ((err = memory_init(&vm)))
+		return die("cannot make RAM for", vm.opt.name, err);
+	if ((err = vcpus_create(&vm)))
+		return die("cannot make vCPUs for", vm.opt.name, err);
+	if ((err = devices_init(&vm)))
+		return die("cannot open the disk", vm.opt.disk, err);
+	if ((err = state_init(&vm)))
+		return die("cannot learn this host's vCPU state", NULL, err);
+	if (!vm.opt.incoming && (err = boot_load(&vm)))
+		return die("cannot boot", vm.opt.kernel, err);
+	/* Before the guest's first exit, which may already speak of dirty pages. */
+	if ((err = open_session(&vm)))
+		return die("cannot describe the VM", vm.opt.name, err);
+	if ((err = vcpus_start(&vm)) || (err = stats_start(&vm)))
+		return die("cannot start threads", NULL, err);
+	if (!vm.opt.incoming)
+		vm_resume(&vm, &entry);
+	wait_for_signal();
+	vcpus_quit(&vm);
+	vmferry_close(vm.ferry);
+	if (vm.opt.stats)
+		unlink(vm.opt.stats);
+	return 0;
+}

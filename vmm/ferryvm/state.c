@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Saves and loads everything of the guest that is not RAM.
+ *
+ * Layout: struct saved_vm, then nr_vcpus of struct saved_vcpu, then the settable
+ * device's bytes. Lengths are checked before anything is used. All room is made at
+ * start-up: between stop and GO nothing is allocated.
+ *
+ * Order of loading: special registers (modes) before MSRs, MSRs before the LAPIC
+ * (its timer mode), TSC last of the MSRs, events and MP state after registers.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "vm.h"
+
+#define STATE_MAGIC 0x3174617473767966ULL
+#define MSR_TSC 0x10
+
+struct saved_msrs {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entry[VM_MAX_MSRS];
+};
+
+struct saved_vm {
+	uint64_t magic;
+	uint32_t nr_vcpus;
+	uint32_t vcpu_size;
+	uint64_t device_len;
+	uint64_t incarnation;
+	struct kvm_clock_data clock;
+	struct kvm_irqchip irqchip[3];
+};
+
+struct saved_vcpu {
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_xcrs xcrs;
+	struct kvm_xsave xsave;
+	struct kvm_debugregs debugregs;
+	struct kvm_vcpu_events events;
+	struct kvm_mp_state mp;
+	struct kvm_lapic_state lapic;
+	struct saved_msrs msrs;
+};
+
+static size_t fixed_len(const struct vm *vm)
+{
+	return sizeof(struct saved_vm) + vm->opt.nr_vcpus * sizeof(struct saved_vcpu);
+}
+
+/* KVM lists MSRs that this host can't read or write back; the rest is what we carry. */
+static int choose_msrs(struct vm *vm)
+{
+	struct {
+		struct kvm_msr_list head;
+		uint32_t index[1024];
+	} *list = calloc(1, sizeof(*list));
+	int cpu = vm->vcpus[0].fd, err = 0;
+	bool has_tsc = false;
+
+	if (!list)
+		return -ENOMEM;
+	list->head.nmsrs = 1024;
+	if (ioctl(vm->kvm, KVM_GET_MSR_INDEX_LIST, &list->head))
+		err = -errno;
+	for (uint32_t i = 0; !err && i < list->head.nmsrs && vm->nr_msrs < VM_MAX_MSRS - 1; i++) {
+		struct saved_msrs one = { .head.nmsrs = 1 };
+
+		if (list->head.indices[i] == MSR_TSC) {
+			has_tsc = true;
+			continue;
+		}
+		one.entry[0].index = list->head.indices[i];
+		if (ioctl(cpu, KVM_GET_MSRS, &one) == 1 && ioctl(cpu, KVM_SET_MSRS, &one) == 1)
+			vm->msr_index[vm->nr_msrs++] = list->head.indices[i];
+	}
+	if (has_tsc)
+		vm->msr_index[vm->nr_msrs++] = MSR_TSC;
+	free(list);
+	return err;
+}
+
+/** state_init() - learn what to carry, make room; after vcpus_create() */
+int state_init(struct vm *vm)
+{
+	vm->state_buf = calloc(1, fixed_len(vm));
+	if (!vm->state_buf)
+		return -ENOMEM;
+	memset(vm->state_buf, 1, fixed_len(vm)); /* touched now, not in the blackout */
+	vm->state_len = fixed_len(vm) + vm->opt.device_state;
+	return choose_msrs(vm);
+}
+
+static int save_vcpu(struct vm *vm, struct vcpu *c, struct saved_vcpu *s)
+{
+	int n;
+
+	if (ioctl(c->fd, KVM_GET_REGS, &s->regs) || ioctl(c->fd, KVM_GET_SREGS, &s->sregs) ||
+	    ioctl(c->fd, KVM_GET_XCRS, &s->xcrs) || ioctl(c->fd, KVM_GET_XSAVE, &s->xsave) ||
+	    ioctl(c->fd, KVM_GET_DEBUGREGS, &s->debugregs) ||
+	    ioctl(c->fd, KVM_GET_VCPU_EVENTS, &s->events) ||
+	    ioctl(c->fd, KVM_GET_MP_STATE, &s->mp) || ioctl(c->fd, KVM_GET_LAPIC, &s->lapic))
+		return -errno;
+	s->msrs.head.nmsrs = vm->nr_msrs;
+	for (unsigned int i = 0; i < vm->nr_msrs; i++)
+		s->msrs.entry[i] = (struct kvm_msr_entry){ .index = vm->msr_index[i] };
+	n = ioctl(c->fd, KVM_GET_MSRS, &s->msrs);
+	if (n < 0)
+		return -errno;
+	return (unsigned int)n == vm->nr_msrs ? 0 : -EIO;
+}
+
+static int load_vcpu(struct vcpu *c, struct saved_vcpu *s)
+{
+	int n;
+
+	if (s->msrs.head.nmsrs > VM_MAX_MSRS)
+		return -EPROTO;
+	if (ioctl(c->fd, KVM_SET_SREGS, &s->sregs) || ioctl(c->fd, KVM_SET_XCRS, &s->xcrs) ||
+	    ioctl(c->fd, KVM_SET_XSAVE, &s->xsave))
+		return -errno;
+	n = ioctl(c->fd, KVM_SET_MSRS, &s->msrs);
+	if (n < 0)
+		return -errno;
+	if ((uint32_t)n != s->msrs.head.nmsrs) {
+		fprintf(stderr, "ferryvm: vm %s: vcpu %u: this host refuses MSR 0x%x\n",
+			c->vm->opt.name, c->index, s->msrs.entry[n].index);
+		return -EIO;
+	}
+	if (ioctl(c->fd, KVM_SET_REGS, &s->regs) || ioctl(c->fd, KVM_SET_LAPIC, &s->lapic) ||
+	    ioctl(c->fd, KVM_SET_DEBUGREGS, &s->debugregs) ||
+	    ioctl(c->fd, KVM_SET_VCPU_EVENTS, &s->events) ||
+	    ioctl(c->fd, KVM_SET_MP_STATE, &s->mp))
+		return -errno;
+	return 0;
+}
+
+static int write_all(int fd, const void *from, size_t len, off_t off)
+{
+	while (len) {
+		ssize_t n = pwrite(fd, from, len, off);
+
+		if (n < 0)
+			return -errno;
+		from = (const char *)from + n;
+		len -= (size_t)n;
+		off += n;
+	}
+	return 0;
+}
+
+static int read_all(int fd, void *to, size_t len, off_t off)
+{
+	while (len) {
+		ssize_t n = pread(fd, to, len, off);
+
+		if (n <= 0)
+			return n ? -errno : -ENODATA;
+		to = (char *)to + n;
+		len -= (size_t)n;
+		off += n;
+	}
+	return 0;
+}
+
+static void cost(unsigned int ms)
+{
+	struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
+
+	while (ms && nanosleep(&ts, &ts) && errno == EINTR)
+		;
+}
+
+/** state_save() - write all to @fd from 0; the vCPUs are parked */
+int state_save(struct vm *vm, int fd, uint64_t *len)
+{
+	struct saved_vm *sv = vm->state_buf;
+	struct saved_vcpu *sc = (void *)(sv + 1);
+	int err = 0;
+
+	*sv = (struct saved_vm){ .magic = STATE_MAGIC,
+				 .nr_vcpus = vm->opt.nr_vcpus,
+				 .vcpu_size = sizeof(*sc),
+				 .device_len = vm->opt.device_state,
+				 .incarnation = vm->incarnation };
+	if (ioctl(vm->fd, KVM_GET_CLOCK, &sv->clock))
+		return -errno;
+	for (uint32_t i = 0; i < 3; i++) {
+		sv->irqchip[i].chip_id = i;
+		if (ioctl(vm->fd, KVM_GET_IRQCHIP, &sv->irqchip[i]))
+			return -errno;
+	}
+	for (unsigned int i = 0; i < vm->opt.nr_vcpus && !err; i++)
+		err = save_vcpu(vm, &vm->vcpus[i], &sc[i]);
+	cost(vm->opt.save_cost_ms);
+	if (!err)
+		err = write_all(fd, vm->state_buf, fixed_len(vm), 0);
+	if (!err)
+		err = write_all(fd, vm->device_state, vm->opt.device_state, (off_t)fixed_len(vm));
+	*len = vm->state_len;
+	return err;
+}
+
+static int load_device(struct vm *vm, int fd)
+{
+	uint8_t *got = vm->device_state;
+	int err = read_all(fd, got, vm->opt.device_state, (off_t)fixed_len(vm));
+
+	if (err)
+		return err;
+	for (uint64_t i = 0; i < vm->opt.device_state; i++)
+		if (got[i] != (uint8_t)(i * 2654435761u >> 13))
+			return -EILSEQ;
+	return 0;
+}
+
+/** state_load() - the reverse; any mismatch in shape is -EPROTO and changes nothing */
+int state_load(struct vm *vm, int fd, uint64_t len)
+{
+	struct saved_vm *sv = vm->state_buf;
+	struct saved_vcpu *sc = (void *)(sv + 1);
+	int err = len == vm->state_len ? read_all(fd, vm->state_buf, fixed_len(vm), 0) : -EPROTO;
+
+	if (err)
+		return err;
+	if (sv->magic != STATE_MAGIC || sv->nr_vcpus != vm->opt.nr_vcpus ||
+	    sv->vcpu_size != sizeof(*sc) || sv->device_len != vm->opt.device_state)
+		return -EPROTO;
+	vm->incarnation = sv->incarnation;
+	sv->clock.flags = 0;
+	if (ioctl(vm->fd, KVM_SET_CLOCK, &sv->clock))
+		return -errno;
+	for (uint32_t i = 0; i < 3; i++)
+		if (ioctl(vm->fd, KVM_SET_IRQCHIP, &sv->irqchip[i]))
+			return -errno;
+	for (unsigned int i = 0; i < vm->opt.nr_vcpus && !err; i++)
+		err = load_vcpu(&vm->vcpus[i], &sc[i]);
+	cost(vm->opt.load_cost_ms);
+	return err ? err : load_device(vm, fd);
+}

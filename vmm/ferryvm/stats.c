@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* One JSON line about the guest, its own verdict included, to whoever connects. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "../guest/guest_stats.h"
+#include "vm.h"
+
+static uint64_t ticks_to_us(const struct vm *vm, uint64_t ticks)
+{
+	return ticks * 1000 / vm->tsc_khz;
+}
+
+static void print_vcpu(const struct vm *vm, FILE *f, const struct guest_stats *s)
+{
+#define LL(field) ((unsigned long long)__atomic_load_n(&s->field, __ATOMIC_RELAXED))
+	fprintf(f,
+		"{\"filled\":%s,\"beats\":%llu,\"gap-max-us\":%llu,\"blackouts\":%llu,"
+		"\"blackout-last-us\":%llu,\"blackout-max-us\":%llu,\"written\":%llu,"
+		"\"verified\":%llu,\"owned\":%llu,\"disk-ops\":%llu,\"errors\":%llu,"
+		"\"bad-page\":%llu,\"bad-word\":%llu,\"bad-want\":%llu,\"bad-got\":%llu}",
+		LL(filled) ? "true" : "false", LL(beats),
+		(unsigned long long)ticks_to_us(vm, LL(gap_max)), LL(blackouts),
+		(unsigned long long)ticks_to_us(vm, LL(blackout_last)),
+		(unsigned long long)ticks_to_us(vm, LL(blackout_max)), LL(written), LL(verified),
+		LL(owned), LL(disk_ops), LL(errors), LL(bad_page), LL(bad_word), LL(bad_want),
+		LL(bad_got));
+#undef LL
+}
+
+static void print_stats(struct vm *vm, FILE *f)
+{
+	bool guest, running;
+
+	pthread_mutex_lock(&vm->lock);
+	guest = vm->has_guest;
+	running = vm->run_wanted;
+	fprintf(f,
+		"{\"name\":\"%s\",\"pid\":%d,\"guest\":%s,\"running\":%s,\"incarnation\":%llu,"
+		"\"last-exit-ns\":%llu,\"first-entry-ns\":%llu,\"hash-at-pause\":\"%016llx\","
+		"\"hash-at-run\":\"%016llx\",\"vcpus\":[",
+		vm->opt.name, getpid(), guest ? "true" : "false", running ? "true" : "false",
+		(unsigned long long)vm->incarnation, (unsigned long long)vm->last_exit_ns,
+		(unsigned long long)vm->first_entry_ns, (unsigned long long)vm->hash_at_pause,
+		(unsigned long long)vm->hash_at_run);
+	pthread_mutex_unlock(&vm->lock);
+	/* Without a guest the pages may be holes, and looking would allocate them. */
+	for (unsigned int i = 0; guest && i < vm->opt.nr_vcpus; i++) {
+		const struct guest_stats *s = vm_at(vm, GUEST_STATS_GPA + i * 4096ULL, 4096);
+
+		fputs(i ? "," : "", f);
+		print_vcpu(vm, f, s);
+	}
+	fputs("]}\n", f);
+}
+
+static void *stats_thread(void *arg)
+{
+	struct vm *vm = arg;
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", vm->opt.stats);
+	unlink(vm->opt.stats);
+	if (sock < 0 || bind(sock, (struct sockaddr *)&sa, sizeof(sa)) || listen(sock, 8)) {
+		fprintf(stderr, "ferryvm: vm %s: stats socket %s: %s\n", vm->opt.name,
+			vm->opt.stats, strerror(errno));
+		return NULL;
+	}
+	for (;;) {
+		int fd = accept4(sock, NULL, NULL, SOCK_CLOEXEC);
+		FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
+
+		if (!f)
+			continue;
+		print_stats(vm, f);
+		fclose(f);
+	}
+	return NULL;
+}
+
+/** stats_start() - serve opt.stats, if asked for */
+int stats_start(struct vm *vm)
+{
+	pthread_t thread;
+
+	if (!vm->opt.stats)
+		return 0;
+	if (pthread_create(&thread, NULL, stats_thread, vm))
+		return -EAGAIN;
+	return -pthread_detach(thread);
+}

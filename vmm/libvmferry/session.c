@@ -1,0 +1,472 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+/*
+ * The VMM's end of the socket: connects, registers, answers the daemon's requests, and
+ * connects again when the daemon went away.
+ *
+ * Theory of operation
+ *
+ *   connect -> HELLO -> REGISTER (fds) -> answer requests ... -> lost -> wait -> connect
+ *
+ * One thread does it all, so callbacks never overlap. When the connection is lost the
+ * run state stays as it was, above all PAUSED: only a daemon that has read its journal
+ * may know whether the guest now runs elsewhere, so we never resume by ourselves.
+ * What we do undo is brownout: logging and throttling end with the connection.
+ */
+#include "session.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RETRY_MS 50
+
+int vmferry_enable_ring(int vm_fd, uint32_t entries)
+{
+	int caps[] = { KVM_CAP_DIRTY_LOG_RING_ACQ_REL, KVM_CAP_DIRTY_LOG_RING };
+
+	for (unsigned int i = 0; i < 2; i++) {
+		int max = ioctl(vm_fd, KVM_CHECK_EXTENSION, caps[i]);
+		struct kvm_enable_cap cap = { .cap = (uint32_t)caps[i] };
+		uint64_t size = (uint64_t)entries * sizeof(struct kvm_dirty_gfn);
+
+		if (max <= 0)
+			continue;
+		if (size > (uint64_t)max)
+			size = (uint64_t)max;
+		cap.args[0] = size;
+		if (ioctl(vm_fd, KVM_ENABLE_CAP, &cap))
+			return -errno;
+		return (int)(size / sizeof(struct kvm_dirty_gfn));
+	}
+	return 0;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
+}
+
+/* Waits until @sock can be read, the session ends, or @ms passed. 1: readable. */
+static int wait_readable(struct vmferry *v, int sock, int ms)
+{
+	struct pollfd p[] = { { .fd = v->stop_fd, .events = POLLIN },
+			      { .fd = sock, .events = POLLIN } };
+	int n = poll(p, sock >= 0 ? 2 : 1, ms);
+
+	if (n < 0)
+		return errno == EINTR ? -EAGAIN : -errno;
+	if (p[0].revents)
+		return -ECANCELED;
+	if (n == 0)
+		return -ETIMEDOUT;
+	return 1;
+}
+
+static int send_msg(int sock, const struct vmferry_msg *msg, const void *body, const int *fds,
+		    unsigned int nr_fds)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int) * VMFERRY_VMM_MAX_FDS)];
+	} c;
+	struct iovec iov[] = { { (void *)msg, sizeof(*msg) }, { (void *)body, msg->len } };
+	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = msg->len ? 2 : 1 };
+	size_t want = sizeof(*msg) + msg->len;
+	ssize_t n;
+
+	if (nr_fds) {
+		struct cmsghdr *cm;
+
+		memset(&c, 0, sizeof(c));
+		mh.msg_control = c.buf;
+		mh.msg_controllen = CMSG_SPACE(sizeof(int) * nr_fds);
+		cm = CMSG_FIRSTHDR(&mh);
+		cm->cmsg_level = SOL_SOCKET;
+		cm->cmsg_type = SCM_RIGHTS;
+		cm->cmsg_len = CMSG_LEN(sizeof(int) * nr_fds);
+		memcpy(CMSG_DATA(cm), fds, sizeof(int) * nr_fds);
+	}
+	do {
+		n = sendmsg(sock, &mh, MSG_NOSIGNAL);
+	} while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == want ? 0 : -EPIPE;
+}
+
+/* Reads exactly @len bytes; an fd that rides along goes to *fd if that is wanted. */
+static int recv_exact(struct vmferry *v, void *buf, size_t len, int *fd)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		union {
+			struct cmsghdr align;
+			char buf[CMSG_SPACE(sizeof(int))];
+		} c;
+		struct iovec iov = { (char *)buf + done, len - done };
+		struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
+		struct cmsghdr *cm;
+		ssize_t n;
+		int err = wait_readable(v, v->sock, -1);
+
+		if (err == -EAGAIN)
+			continue;
+		if (err < 0)
+			return err;
+		if (fd) {
+			mh.msg_control = c.buf;
+			mh.msg_controllen = sizeof(c.buf);
+		}
+		n = recvmsg(v->sock, &mh, MSG_CMSG_CLOEXEC);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -ECONNRESET;
+		cm = fd ? CMSG_FIRSTHDR(&mh) : NULL;
+		if (cm && cm->cmsg_level == SOL_SOCKET && cm->cmsg_type == SCM_RIGHTS) {
+			if (*fd >= 0)
+				close(*fd);
+			memcpy(fd, CMSG_DATA(cm), sizeof(int));
+		}
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+static int greet_and_register(struct vmferry *v)
+{
+	struct vmferry_msg_hello hello = { VMFERRY_VMM_MAGIC, VMFERRY_VMM_VERSION, 0 };
+	struct vmferry_msg msg = { .type = VMFERRY_MSG_HELLO, .len = sizeof(hello) };
+	size_t regions_len = v->cfg.nr_ram * sizeof(*v->regions);
+	char body[sizeof(v->reg) + VMFERRY_MAX_REGIONS * sizeof(*v->regions)];
+	int err = send_msg(v->sock, &msg, &hello, NULL, 0);
+
+	if (!err)
+		err = recv_exact(v, &msg, sizeof(msg), NULL);
+	if (!err && (msg.len != sizeof(hello) || msg.status))
+		err = msg.status < 0 ? msg.status : -EPROTO;
+	if (!err)
+		err = recv_exact(v, &hello, sizeof(hello), NULL);
+	if (!err && (hello.magic != VMFERRY_VMM_MAGIC || hello.version != VMFERRY_VMM_VERSION))
+		err = -EPROTO;
+	if (err)
+		return err;
+	v->reg.run_state = v->run_state;
+	memcpy(body, &v->reg, sizeof(v->reg));
+	memcpy(body + sizeof(v->reg), v->regions, regions_len);
+	msg = (struct vmferry_msg){ .type = VMFERRY_MSG_REGISTER,
+				    .len = (uint32_t)(sizeof(v->reg) + regions_len) };
+	err = send_msg(v->sock, &msg, body, v->fds, v->cfg.nr_ram + 1);
+	if (!err)
+		err = recv_exact(v, &msg, sizeof(msg), NULL);
+	return err ? err : msg.status;
+}
+
+static int connect_daemon(struct vmferry *v)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+
+	if (strlen(v->socket) >= sizeof(sa.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(sa.sun_path, v->socket);
+	v->sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (v->sock < 0)
+		return -errno;
+	if (connect(v->sock, (struct sockaddr *)&sa, sizeof(sa)))
+		return -errno;
+	return greet_and_register(v);
+}
+
+static void disconnect(struct vmferry *v)
+{
+	if (v->sock >= 0)
+		close(v->sock);
+	v->sock = -1;
+	harvest_stop(v->harvester);
+	v->cfg.ops->set_throttle(v->cfg.vmm, 0);
+}
+
+static int do_pause(struct vmferry *v, struct vmferry_msg_paused *out)
+{
+	uint64_t last_exit_ns = 0;
+	int err;
+
+	if (v->run_state != VMFERRY_RUN_RUNNING)
+		return -EINVAL;
+	err = v->cfg.ops->pause(v->cfg.vmm, &last_exit_ns);
+	out->last_exit_ns = last_exit_ns;
+	if (err)
+		return err;
+	v->run_state = VMFERRY_RUN_PAUSED;
+	out->stopped_ns = now_ns();
+	err = harvest_run(v->harvester);
+	out->harvested_ns = now_ns();
+	return err;
+}
+
+static int do_run(struct vmferry *v, uint32_t from, struct vmferry_msg_resumed *out)
+{
+	uint64_t first_entry_ns = 0;
+	int err;
+
+	if (v->run_state != from)
+		return -EINVAL;
+	err = v->cfg.ops->resume(v->cfg.vmm, &first_entry_ns);
+	out->first_entry_ns = first_entry_ns;
+	if (!err)
+		v->run_state = VMFERRY_RUN_RUNNING;
+	return err;
+}
+
+static int do_save(struct vmferry *v, int fd, struct vmferry_msg_saved *out)
+{
+	uint64_t len = 0;
+	int err;
+
+	if (v->run_state != VMFERRY_RUN_PAUSED || fd < 0)
+		return -EINVAL;
+	err = v->cfg.ops->save(v->cfg.vmm, fd, &len);
+	out->len = len;
+	return err;
+}
+
+static int do_load(struct vmferry *v, const struct vmferry_msg_saved *in, int fd)
+{
+	int err;
+
+	if (v->run_state != VMFERRY_RUN_INCOMING && v->run_state != VMFERRY_RUN_LOADED)
+		return -EINVAL;
+	err = fd < 0 ? -EBADF : v->cfg.ops->load(v->cfg.vmm, fd, in->len);
+	if (!err)
+		v->run_state = VMFERRY_RUN_LOADED;
+	return err;
+}
+
+static int do_discard(struct vmferry *v)
+{
+	if (v->run_state != VMFERRY_RUN_INCOMING && v->run_state != VMFERRY_RUN_LOADED)
+		return -EINVAL;
+	v->cfg.ops->discard(v->cfg.vmm);
+	v->run_state = VMFERRY_RUN_INCOMING;
+	return 0;
+}
+
+/* The guest left. A VMM that stays for another guest says so by incoming in release(). */
+static int do_release(struct vmferry *v)
+{
+	if (v->run_state != VMFERRY_RUN_PAUSED)
+		return -EINVAL;
+	harvest_stop(v->harvester);
+	v->run_state = VMFERRY_RUN_RELEASED;
+	return 0;
+}
+
+union answer {
+	struct vmferry_msg_paused paused;
+	struct vmferry_msg_resumed resumed;
+	struct vmferry_msg_saved saved;
+	struct vmferry_msg_state state;
+};
+
+static int carry_out(struct vmferry *v, const struct vmferry_msg *msg, const void *body, int fd,
+		     union answer *ans, uint32_t *ans_len)
+{
+	*ans_len = 0;
+	switch (msg->type) {
+	case VMFERRY_MSG_START_LOG:
+		return harvest_start(v->harvester);
+	case VMFERRY_MSG_STOP_LOG:
+		return harvest_stop(v->harvester);
+	case VMFERRY_MSG_HARVEST:
+		return harvest_run(v->harvester);
+	case VMFERRY_MSG_PAUSE:
+		*ans_len = sizeof(ans->paused);
+		return do_pause(v, &ans->paused);
+	case VMFERRY_MSG_RESUME:
+		*ans_len = sizeof(ans->resumed);
+		return do_run(v, VMFERRY_RUN_PAUSED, &ans->resumed);
+	case VMFERRY_MSG_RUN:
+		*ans_len = sizeof(ans->resumed);
+		return do_run(v, VMFERRY_RUN_LOADED, &ans->resumed);
+	case VMFERRY_MSG_SAVE:
+		*ans_len = sizeof(ans->saved);
+		return do_save(v, fd, &ans->saved);
+	case VMFERRY_MSG_LOAD:
+		return msg->len == sizeof(struct vmferry_msg_saved) ? do_load(v, body, fd) : -EPROTO;
+	case VMFERRY_MSG_THROTTLE:
+		if (msg->len != sizeof(struct vmferry_msg_throttle))
+			return -EPROTO;
+		return v->cfg.ops->set_throttle(
+			v->cfg.vmm, ((const struct vmferry_msg_throttle *)body)->percent);
+	case VMFERRY_MSG_RELEASE:
+		return do_release(v);
+	case VMFERRY_MSG_DISCARD:
+		return do_discard(v);
+	case VMFERRY_MSG_QUERY:
+		*ans_len = sizeof(ans->state);
+		ans->state = (struct vmferry_msg_state){ .run_state = v->run_state };
+		return 0;
+	default:
+		return -EOPNOTSUPP;
+	}
+}
+
+static int serve_one(struct vmferry *v)
+{
+	char body[256] __attribute__((aligned(8)));
+	union answer ans = { 0 };
+	struct vmferry_msg msg, reply;
+	uint32_t ans_len;
+	int fd = -1, err;
+
+	err = recv_exact(v, &msg, sizeof(msg), &fd);
+	if (!err && msg.len > sizeof(body))
+		err = -EPROTO;
+	if (!err && msg.len)
+		err = recv_exact(v, body, msg.len, NULL);
+	if (err)
+		goto out;
+	err = carry_out(v, &msg, body, fd, &ans, &ans_len);
+	reply = (struct vmferry_msg){
+		.type = msg.type | VMFERRY_MSG_REPLY,
+		.len = err ? 0 : ans_len,
+		.seq = msg.seq,
+		.status = err,
+	};
+	err = send_msg(v->sock, &reply, &ans, NULL, 0);
+	/* Only once the daemon has its answer: release() may end the process. */
+	if (msg.type == VMFERRY_MSG_RELEASE && v->run_state == VMFERRY_RUN_RELEASED) {
+		v->cfg.ops->release(v->cfg.vmm);
+		/* Still here: the VMM emptied its RAM and waits for the next guest. */
+		v->run_state = VMFERRY_RUN_INCOMING;
+		err = -ECONNRESET; /* register again, as what we are now */
+	}
+out:
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+static void *session_thread(void *arg)
+{
+	struct vmferry *v = arg;
+	int err;
+
+	for (;;) {
+		err = connect_daemon(v);
+		while (!err)
+			err = serve_one(v);
+		disconnect(v);
+		if (err == -ECANCELED)
+			return NULL;
+		do {
+			err = wait_readable(v, -1, RETRY_MS);
+		} while (err == -EAGAIN);
+		if (err == -ECANCELED)
+			return NULL;
+	}
+}
+
+static int describe(struct vmferry *v)
+{
+	const struct vmferry_config *cfg = &v->cfg;
+	struct vmferry_region table[VMFERRY_MAX_REGIONS] = { 0 };
+	int err;
+
+	if (!cfg->nr_ram || cfg->nr_ram > VMFERRY_MAX_REGIONS || !cfg->nr_vcpus ||
+	    cfg->nr_vcpus > VMFERRY_MAX_VCPUS || strlen(cfg->name) >= VMFERRY_VMM_NAME_LEN)
+		return -EINVAL;
+	v->regions = calloc(cfg->nr_ram, sizeof(*v->regions));
+	v->fds = calloc(cfg->nr_ram + 1, sizeof(*v->fds));
+	if (!v->regions || !v->fds)
+		return -ENOMEM;
+	for (unsigned int i = 0; i < cfg->nr_ram; i++) {
+		const struct vmferry_ram *ram = &cfg->ram[i];
+
+		table[i] = (struct vmferry_region){
+			.id = i, .slot = ram->slot, .gpa = ram->gpa, .size = ram->size
+		};
+		v->regions[i] = (struct vmferry_msg_region){ .gpa = ram->gpa,
+							     .size = ram->size,
+							     .fd_off = ram->fd_off,
+							     .page_size = ram->page_size };
+		strncpy(v->regions[i].name, ram->name, VMFERRY_VMM_NAME_LEN - 1);
+		v->fds[i + 1] = ram->memfd;
+	}
+	err = area_init(&v->area, table, cfg->nr_ram, cfg->nr_vcpus);
+	if (err)
+		return err;
+	for (unsigned int i = 0; i < cfg->nr_vcpus; i++)
+		v->area.vcpus[i].id = i;
+	v->area.header->nr_devices = 0;
+	v->fds[0] = v->area.fd;
+	strcpy(v->reg.name, cfg->name);
+	if (cfg->uuid)
+		memcpy(v->reg.uuid, cfg->uuid, 16);
+	if (cfg->untracked)
+		strncpy(v->reg.untracked, cfg->untracked, VMFERRY_VMM_NAME_LEN - 1);
+	v->reg.nr_regions = cfg->nr_ram;
+	v->reg.nr_vcpus = cfg->nr_vcpus;
+	v->reg.pid = getpid();
+	v->reg.area_size = v->area.size;
+	v->reg.state_size = cfg->state_size;
+	return 0;
+}
+
+int vmferry_open(const struct vmferry_config *cfg, struct vmferry **out)
+{
+	struct vmferry *v = calloc(1, sizeof(*v));
+	int err;
+
+	if (!v)
+		return -ENOMEM;
+	v->cfg = *cfg;
+	v->area.fd = v->stop_fd = v->sock = -1;
+	v->run_state = cfg->incoming ? VMFERRY_RUN_INCOMING : VMFERRY_RUN_RUNNING;
+	v->socket = strdup(cfg->socket ? cfg->socket : VMFERRY_VMM_SOCKET);
+	v->stop_fd = eventfd(0, EFD_CLOEXEC);
+	err = !v->socket ? -ENOMEM : v->stop_fd < 0 ? -errno : describe(v);
+	if (!err)
+		err = harvester_open(cfg, &v->area, &v->harvester);
+	/* Callbacks may come at once: the caller's pointer is set before the thread is. */
+	*out = v;
+	if (!err)
+		err = -pthread_create(&v->thread, NULL, session_thread, v);
+	if (err) {
+		*out = NULL;
+		vmferry_close(v);
+		return err;
+	}
+	v->thread_is_up = true;
+	return 0;
+}
+
+void vmferry_close(struct vmferry *v)
+{
+	if (!v)
+		return;
+	if (v->thread_is_up) {
+		eventfd_write(v->stop_fd, 1);
+		pthread_join(v->thread, NULL);
+	}
+	harvester_close(v->harvester);
+	area_fini(&v->area);
+	if (v->stop_fd >= 0)
+		close(v->stop_fd);
+	free(v->regions);
+	free(v->fds);
+	free(v->socket);
+	free(v);
+}

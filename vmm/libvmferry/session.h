@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#ifndef VMM_SESSION_H
+#define VMM_SESSION_H
+
+#include <pthread.h>
+
+#include "area.h"
+#include "harvest.h"
+#include "libvmferry.h"
+
+/**
+ * struct vmferry - one VM's session with the daemon
+ * @run_state: enum vmferry_run_state; written by the session thread only
+ * @stop_fd: eventfd that ends the thread
+ */
+struct vmferry {
+	struct vmferry_config cfg;
+	char *socket;
+	struct vmferry_msg_register reg;
+	struct vmferry_msg_region *regions;
+	int *fds;
+	struct area area;
+	struct harvester *harvester;
+	uint32_t run_state;
+	int stop_fd;
+	int sock;
+	pthread_t thread;
+	bool thread_is_up;
+};
+
+#endif
