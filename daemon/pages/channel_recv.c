@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * A receiving channel: socket -> packets -> guest RAM, on a thread of its own.
+ *
+ * Theory of operation: raw payload is received into the mapped region itself; packed
+ * payload into a bounce buffer and unpacked from there. The final mark is published
+ * (release) only after everything before it is in place; the loop reads it (acquire)
+ * before it has the state loaded.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "channel.h"
+#include "io.h"
+#include "packet.h"
+#include "page_codec.h"
+
+/* A source that keeps its guest running between rounds says nothing for that long. */
+#define IDLE_TIMEOUT_MS 3600000
+
+struct channel_receiver {
+	struct channel_recv_config cfg;
+	struct packet_limits limits;
+	int sock;
+	struct channel_io *io;
+	struct page_codec *codec;
+	struct channel_counters counters;
+	uint8_t *state;
+	uint8_t *bounce;
+	pthread_t thread;
+	bool thread_is_up;
+	uint32_t final; /* atomic */
+	bool ended;	/* atomic */
+	int error;	/* before @ended */
+	struct packet packet;
+	uint8_t descs[PACKET_MAX_DESCS * PACKET_DESC_LEN];
+};
+
+static int recv_bytes(struct channel_receiver *c, void *to, size_t len)
+{
+	struct iovec iov = { to, len };
+
+	return len ? io_recv(c->io, &iov, 1) : 0;
+}
+
+static uint8_t *target(struct channel_receiver *c, const struct packet_desc *d)
+{
+	if (d->region == PACKET_REGION_STATE)
+		return c->state + d->off;
+	return place_at(c->cfg.place, d->region, d->off, d->len);
+}
+
+static int recv_payload(struct channel_receiver *c)
+{
+	struct packet *p = &c->packet;
+	struct iovec iov[PACKET_MAX_DESCS];
+	uint32_t used = 0;
+	int nr = 0;
+
+	for (uint32_t i = 0; i < p->nr_descs; i++) {
+		const struct packet_desc *d = &p->desc[i];
+
+		if (d->kind == PACKET_RAW) {
+			iov[nr++] = (struct iovec){ target(c, d), d->len };
+		} else if (d->kind == PACKET_ZSTD) {
+			iov[nr++] = (struct iovec){ c->bounce + used, d->payload };
+			used += d->payload;
+		}
+	}
+	return nr ? io_recv(c->io, iov, nr) : 0;
+}
+
+static int place_rest(struct channel_receiver *c)
+{
+	struct packet *p = &c->packet;
+	uint32_t used = 0;
+	int err = 0;
+
+	for (uint32_t i = 0; i < p->nr_descs && !err; i++) {
+		const struct packet_desc *d = &p->desc[i];
+
+		if (d->kind == PACKET_ZERO) {
+			place_zero(c->cfg.place, d->region, d->off, d->len);
+			channel_count(&c->counters.zero_pages, d->len >> 12);
+		} else if (d->kind == PACKET_ZSTD) {
+			err = page_codec_unpack(c->codec, c->bounce + used, d->payload,
+						target(c, d), d->len);
+			used += d->payload;
+			channel_count(&c->counters.packed_pages, d->len >> 12);
+		} else {
+			channel_count(&c->counters.raw_pages, d->len >> 12);
+		}
+	}
+	return err;
+}
+
+static int recv_packet(struct channel_receiver *c)
+{
+	struct packet *p = &c->packet;
+	uint8_t head[PACKET_HEADER_LEN];
+	int err = recv_bytes(c, head, sizeof(head));
+
+	if (!err)
+		err = packet_decode_header(p, head);
+	if (!err)
+		err = recv_bytes(c, c->descs, p->nr_descs * PACKET_DESC_LEN);
+	if (!err)
+		err = packet_decode_descs(p, c->descs, &c->limits);
+	if (!err)
+		err = recv_payload(c);
+	if (!err)
+		err = place_rest(c);
+	if (err)
+		return err;
+	channel_count(&c->counters.wire,
+		      PACKET_HEADER_LEN + p->nr_descs * PACKET_DESC_LEN + p->payload);
+	if (p->final) {
+		/* Pairs with the acquire in channel_recv_final(): all is in place. */
+		__atomic_store_n(&c->final, p->attempt, __ATOMIC_RELEASE);
+		loop_event_raise(c->cfg.event);
+	}
+	return 0;
+}
+
+static void *recv_thread(void *arg)
+{
+	struct channel_receiver *c = arg;
+	int err;
+
+	do {
+		err = recv_packet(c);
+	} while (!err);
+	c->error = err;
+	__atomic_store_n(&c->ended, true, __ATOMIC_RELEASE);
+	loop_event_raise(c->cfg.event);
+	return NULL;
+}
+
+/** channel_recv_open() - takes over @sock, also on failure */
+int channel_recv_open(int sock, const struct channel_recv_config *cfg,
+		      struct channel_receiver **out)
+{
+	struct channel_receiver *c = calloc(1, sizeof(*c));
+	int err;
+
+	if (!c) {
+		close(sock);
+		return -ENOMEM;
+	}
+	c->cfg = *cfg;
+	c->sock = sock;
+	c->limits = (struct packet_limits){ cfg->sizes, cfg->nr_regions, cfg->state_size,
+					    cfg->index, cfg->nr_channels };
+	c->bounce = malloc(PACKET_MAX_PAYLOAD);
+	c->state = mmap(NULL, cfg->state_size ? cfg->state_size : 1, PROT_READ | PROT_WRITE,
+			MAP_SHARED, cfg->state_fd, 0);
+	if (c->state == MAP_FAILED)
+		c->state = NULL;
+	err = c->bounce && c->state ? io_plain_open(sock, IDLE_TIMEOUT_MS, &c->io) : -ENOMEM;
+	if (!err)
+		err = page_codec_open(1, &c->codec);
+	if (!err)
+		err = -pthread_create(&c->thread, NULL, recv_thread, c);
+	if (err) {
+		channel_recv_close(c);
+		return err;
+	}
+	c->thread_is_up = true;
+	*out = c;
+	return 0;
+}
+
+void channel_recv_close(struct channel_receiver *c)
+{
+	if (!c)
+		return;
+	shutdown(c->sock, SHUT_RDWR);
+	if (c->thread_is_up)
+		pthread_join(c->thread, NULL);
+	io_close(c->io);
+	page_codec_close(c->codec);
+	if (c->state)
+		munmap(c->state, c->cfg.state_size ? c->cfg.state_size : 1);
+	free(c->bounce);
+	close(c->sock);
+	free(c);
+}
+
+/** channel_recv_final() - switchover attempt of the last final mark; all before it is placed */
+uint32_t channel_recv_final(const struct channel_receiver *c)
+{
+	return __atomic_load_n(&c->final, __ATOMIC_ACQUIRE);
+}
+
+bool channel_recv_ended(const struct channel_receiver *c, int *err)
+{
+	bool ended = __atomic_load_n(&c->ended, __ATOMIC_ACQUIRE);
+
+	*err = ended ? c->error : 0;
+	return ended;
+}
+
+void channel_recv_counters(const struct channel_receiver *c, struct channel_counters *to)
+{
+	channel_copy_counters(&c->counters, to);
+}

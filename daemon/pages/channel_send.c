@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * A sending channel: extents -> packets -> socket, on a thread of its own.
+ *
+ * Theory of operation
+ *
+ * A job is handed over under @lock; its page set is read-only until all channels are
+ * done. Every channel walks the whole set and takes its own stripes: 64 KiB stripe s of
+ * a region belongs to channel s mod n, so two copies of a page from two rounds travel on
+ * one connection, in order, and rounds need no barrier.
+ *
+ *   set -> stripe (16 pages) -> runs of zero, raw or packed pages -> descriptors
+ *       -> packet full? header+descriptors, then the runs: long ones by sendfile
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/deadline.h"
+#include "channel.h"
+#include "io.h"
+#include "packet.h"
+#include "page_codec.h"
+
+#define STRIPE_PAGES (PACKET_STRIPE / 4096)
+#define FLUSH_AT (1U << 20)
+#define SENDFILE_FROM (16U << 10) /* below it a copy is cheaper than a call */
+#define MAX_WAIT_NS 50000000ULL	  /* look for an abort this often */
+
+struct channel_sender {
+	unsigned int index;
+	int sock;
+	struct channel_share *share;
+	struct channel_io *io;
+	struct page_codec *codec;
+	struct channel_counters counters;
+
+	pthread_t thread;
+	bool thread_is_up;
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	struct channel_job job; /* @lock */
+	bool done;		/* @lock */
+	int error;		/* @lock; stays once set */
+
+	/* the thread's own */
+	struct packet packet;
+	uint8_t head[PACKET_MAX_HEAD];
+	const uint8_t *from[PACKET_MAX_DESCS]; /* payload of each descriptor */
+	uint8_t *pack_buf;
+	uint32_t pack_used;
+	uint64_t waited_ns;
+	bool unlimited;
+};
+
+static bool must_stop(const struct channel_sender *c)
+{
+	return __atomic_load_n(&c->share->abort, __ATOMIC_RELAXED);
+}
+
+/* Pays for @bytes; sleeps off the debt in slices. */
+static int pay(struct channel_sender *c, uint64_t bytes)
+{
+	uint64_t wait;
+
+	if (c->unlimited)
+		return 0;
+	wait = token_bucket_take(c->share->bucket, bytes, now_ns());
+	while (wait && !must_stop(c)) {
+		uint64_t ns = wait < MAX_WAIT_NS ? wait : MAX_WAIT_NS;
+		struct timespec ts = { 0, (long)ns };
+
+		nanosleep(&ts, NULL);
+		c->waited_ns += ns;
+		wait -= ns;
+	}
+	return must_stop(c) ? -ECANCELED : 0;
+}
+
+static bool goes_by_sendfile(const struct packet_desc *d)
+{
+	return d->kind == PACKET_RAW && d->region != PACKET_REGION_STATE &&
+	       d->payload >= SENDFILE_FROM;
+}
+
+static int send_payload(struct channel_sender *c, size_t head_len)
+{
+	struct iovec iov[IO_MAX_IOV];
+	uint32_t left = c->packet.payload;
+	int nr = 0, err = 0;
+
+	iov[nr++] = (struct iovec){ c->head, head_len };
+	for (uint32_t i = 0; i < c->packet.nr_descs && !err; i++) {
+		const struct packet_desc *d = &c->packet.desc[i];
+
+		if (!d->payload)
+			continue;
+		if (!goes_by_sendfile(d)) {
+			iov[nr++] = (struct iovec){ (void *)c->from[i], d->payload };
+			left -= d->payload;
+			continue;
+		}
+		if (nr)
+			err = io_send(c->io, iov, nr, true);
+		nr = 0;
+		left -= d->payload;
+		if (!err)
+			err = io_send_file(c->io, c->share->regions[d->region].fd,
+					   c->share->regions[d->region].fd_off + d->off,
+					   d->payload, left != 0);
+	}
+	if (nr && !err)
+		err = io_send(c->io, iov, nr, false);
+	return err;
+}
+
+static int flush(struct channel_sender *c)
+{
+	struct packet *p = &c->packet;
+	size_t len;
+	int err;
+
+	if (!p->nr_descs && !p->final)
+		return 0;
+	if (must_stop(c))
+		return -ECANCELED;
+	len = packet_encode(p, c->head);
+	err = pay(c, len + p->payload);
+	if (!err)
+		err = send_payload(c, len);
+	if (!err)
+		channel_count(&c->counters.wire, len + p->payload);
+	p->number++;
+	p->nr_descs = p->payload = 0;
+	c->pack_used = 0;
+	return err;
+}
+
+static int add(struct channel_sender *c, const struct packet_desc *d, const uint8_t *from)
+{
+	struct packet *p = &c->packet;
+
+	c->from[p->nr_descs] = from;
+	p->desc[p->nr_descs++] = *d;
+	p->payload += d->payload;
+	if (p->nr_descs == PACKET_MAX_DESCS || p->payload >= FLUSH_AT)
+		return flush(c);
+	return 0;
+}
+
+static int add_data(struct channel_sender *c, unsigned int region, uint64_t off, uint32_t len)
+{
+	const uint8_t *from = c->share->regions[region].map + off;
+	struct packet_desc d = { .region = (uint16_t)region, .kind = PACKET_RAW, .len = len,
+				 .off = off, .payload = len };
+	uint32_t n = 0;
+
+	if (c->codec && c->pack_used + len <= FLUSH_AT + PACKET_STRIPE)
+		n = page_codec_pack(c->codec, from, len, c->pack_buf + c->pack_used, len);
+	if (n) {
+		d.kind = PACKET_ZSTD;
+		d.payload = n;
+		from = c->pack_buf + c->pack_used;
+		c->pack_used += n;
+		channel_count(&c->counters.packed_pages, len >> 12);
+		channel_count(&c->counters.packed_bytes, n);
+	} else {
+		channel_count(&c->counters.raw_pages, len >> 12);
+	}
+	return add(c, &d, from);
+}
+
+static int add_zero(struct channel_sender *c, unsigned int region, uint64_t off, uint32_t len)
+{
+	struct packet_desc d = { .region = (uint16_t)region, .kind = PACKET_ZERO, .len = len,
+				 .off = off };
+
+	channel_count(&c->counters.zero_pages, len >> 12);
+	return add(c, &d, NULL);
+}
+
+/* @bits: pages to send of the stripe that begins at page @first */
+static int send_stripe(struct channel_sender *c, unsigned int region, uint64_t first,
+		       uint32_t bits)
+{
+	const uint8_t *map = c->share->regions[region].map;
+	int err = 0;
+
+	for (uint32_t i = 0; i < STRIPE_PAGES && bits >> i && !err;) {
+		uint32_t begin = i;
+		bool zero;
+
+		if (!(bits & 1U << i)) {
+			i++;
+			continue;
+		}
+		zero = page_is_zero(map + ((first + i) << 12));
+		do {
+			i++;
+		} while (i < STRIPE_PAGES && bits & 1U << i &&
+			 page_is_zero(map + ((first + i) << 12)) == zero);
+		err = (zero ? add_zero : add_data)(c, region, (first + begin) << 12,
+						   (i - begin) << 12);
+	}
+	return err;
+}
+
+static int send_word(struct channel_sender *c, unsigned int region, uint64_t word, uint64_t bits)
+{
+	int err = 0;
+
+	for (uint64_t s = 0; s < 64 / STRIPE_PAGES && !err; s++) {
+		uint32_t part = (uint32_t)(bits >> (s * STRIPE_PAGES)) & 0xffff;
+		uint64_t stripe = word * (64 / STRIPE_PAGES) + s;
+
+		if (part && stripe % c->share->nr_channels == c->index)
+			err = send_stripe(c, region, stripe * STRIPE_PAGES, part);
+	}
+	return err;
+}
+
+static int send_round(struct channel_sender *c, const struct page_set *set)
+{
+	int err = 0;
+
+	for (unsigned int r = 0; r < set->nr_regions; r++) {
+		const struct page_bits *b = &set->regions[r];
+
+		for (uint64_t u = 0; u < b->nr_summary; u++) {
+			for (uint64_t sum = b->summary[u]; sum && !err; sum &= sum - 1) {
+				uint64_t w = u * 64 + (uint64_t)__builtin_ctzll(sum);
+
+				err = send_word(c, r, w, b->words[w]);
+			}
+			if (err)
+				return err;
+		}
+	}
+	return flush(c);
+}
+
+/* The state's stripes that are ours, then the final mark in the last packet. */
+static int send_state(struct channel_sender *c, uint64_t len, uint32_t attempt)
+{
+	uint8_t *buf = c->pack_buf;
+	int err = 0;
+
+	for (uint64_t off = (uint64_t)c->index << PACKET_STRIPE_SHIFT; off < len && !err;
+	     off += (uint64_t)c->share->nr_channels << PACKET_STRIPE_SHIFT) {
+		uint32_t n = len - off < PACKET_STRIPE ? (uint32_t)(len - off) : PACKET_STRIPE;
+		struct packet_desc d = { .region = PACKET_REGION_STATE, .kind = PACKET_RAW,
+					 .len = n, .off = off, .payload = n };
+
+		if (c->pack_used + n > FLUSH_AT)
+			err = flush(c);
+		if (!err && pread(c->share->state_fd, buf + c->pack_used, n, (off_t)off) != (ssize_t)n)
+			err = -EIO;
+		if (err)
+			break;
+		c->pack_used += n;
+		err = add(c, &d, buf + c->pack_used - n);
+	}
+	c->packet.final = true;
+	c->packet.attempt = attempt;
+	if (!err)
+		err = flush(c);
+	c->packet.final = false;
+	return err;
+}
+
+static int carry_out(struct channel_sender *c, const struct channel_job *job)
+{
+	uint64_t start = now_ns();
+	int err;
+
+	c->waited_ns = 0;
+	c->unlimited = job->unlimited;
+	if (job->kind == CHANNEL_ROUND)
+		err = send_round(c, job->set);
+	else
+		err = send_state(c, job->state_len, job->attempt);
+	channel_count(&c->counters.busy_ns, now_ns() - start - c->waited_ns);
+	return err;
+}
+
+static void *send_thread(void *arg)
+{
+	struct channel_sender *c = arg;
+
+	pthread_mutex_lock(&c->lock);
+	for (;;) {
+		struct channel_job job;
+		int err;
+
+		while (c->job.kind == CHANNEL_NONE)
+			pthread_cond_wait(&c->wake, &c->lock);
+		job = c->job;
+		if (job.kind == CHANNEL_QUIT)
+			break;
+		c->job.kind = CHANNEL_NONE;
+		err = c->error;
+		pthread_mutex_unlock(&c->lock);
+		if (!err)
+			err = carry_out(c, &job);
+		pthread_mutex_lock(&c->lock);
+		c->error = err;
+		c->done = true;
+		loop_event_raise(c->share->event);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
+}
+
+/** channel_send_open() - takes over @sock, also on failure */
+int channel_send_open(int sock, unsigned int index, struct channel_share *share,
+		      struct channel_sender **out)
+{
+	struct channel_sender *c = calloc(1, sizeof(*c));
+	int err;
+
+	if (!c) {
+		close(sock);
+		return -ENOMEM;
+	}
+	c->index = index;
+	c->sock = sock;
+	c->share = share;
+	c->done = true;
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_cond_init(&c->wake, NULL);
+	c->pack_buf = malloc(FLUSH_AT + 2 * PACKET_STRIPE);
+	err = c->pack_buf ? io_plain_open(sock, CHANNEL_TIMEOUT_MS, &c->io) : -ENOMEM;
+	if (!err && share->zstd_level)
+		err = page_codec_open(share->zstd_level, &c->codec);
+	if (!err)
+		err = -pthread_create(&c->thread, NULL, send_thread, c);
+	if (err) {
+		channel_send_close(c);
+		return err;
+	}
+	c->thread_is_up = true;
+	*out = c;
+	return 0;
+}
+
+/** channel_send_close() - call channel_send_abort() first if a job may be running */
+void channel_send_close(struct channel_sender *c)
+{
+	if (!c)
+		return;
+	if (c->thread_is_up) {
+		pthread_mutex_lock(&c->lock);
+		c->job.kind = CHANNEL_QUIT;
+		pthread_cond_signal(&c->wake);
+		pthread_mutex_unlock(&c->lock);
+		pthread_join(c->thread, NULL);
+	}
+	io_close(c->io);
+	page_codec_close(c->codec);
+	free(c->pack_buf);
+	close(c->sock);
+	pthread_cond_destroy(&c->wake);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+/** channel_send_start() - hand over a job; the last one must be done */
+void channel_send_start(struct channel_sender *c, const struct channel_job *job)
+{
+	pthread_mutex_lock(&c->lock);
+	c->job = *job;
+	c->done = false;
+	pthread_cond_signal(&c->wake);
+	pthread_mutex_unlock(&c->lock);
+}
+
+/** channel_send_is_done() - *err: 0, or why this channel is of no more use */
+bool channel_send_is_done(struct channel_sender *c, int *err)
+{
+	bool done;
+
+	pthread_mutex_lock(&c->lock);
+	done = c->done;
+	*err = c->error;
+	pthread_mutex_unlock(&c->lock);
+	return done;
+}
+
+/** channel_send_abort() - make a running job fail soon */
+void channel_send_abort(struct channel_sender *c)
+{
+	shutdown(c->sock, SHUT_RDWR);
+}
+
+void channel_send_counters(const struct channel_sender *c, struct channel_counters *to)
+{
+	channel_copy_counters(&c->counters, to);
+}

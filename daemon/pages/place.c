@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Where received pages go: straight into region memory, faulted in ahead of the receive;
+ * zeros are not written where it is zero already.
+ *
+ * Theory of operation
+ *
+ * @written has one bit a page: set when the page may hold something other than zero,
+ * that is, when the file had data there at the start or when we placed data. A zero page
+ * whose bit is clear is left alone, so a hole stays a hole. Bits of different channels
+ * share words, hence the atomic OR; a page belongs to one channel, so nobody else writes
+ * the page itself.
+ *
+ * The fault-ahead thread populates the blocks of 2 MiB that the source expects to fill,
+ * in order, so that receiving never faults. It is far faster than the receive; where it
+ * is behind, the receive faults by itself and is only slower.
+ */
+#include "place.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "page_codec.h"
+
+struct ahead {
+	uint8_t *blocks;
+	uint64_t nr;
+};
+
+struct place {
+	struct region *regions;
+	unsigned int nr_regions;
+	uint64_t **written;
+	enum place_huge huge;
+
+	pthread_t thread;
+	bool thread_is_up;
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	struct ahead *ahead; /* by region; @lock */
+	bool quit;	     /* atomic */
+	int error;	     /* atomic; first failure of the fault-ahead thread */
+};
+
+struct mark {
+	struct place *p;
+	unsigned int region;
+};
+
+static void mark_written(struct place *p, unsigned int region, uint64_t off, uint64_t len)
+{
+	uint64_t page = off / REGION_PAGE, end = (off + len + REGION_PAGE - 1) / REGION_PAGE;
+
+	while (page < end) {
+		uint64_t at = page % 64, n = 64 - at < end - page ? 64 - at : end - page;
+		uint64_t bits = n == 64 ? ~0ULL : ((1ULL << n) - 1) << at;
+		uint64_t *w = &p->written[region][page / 64];
+
+		if ((__atomic_load_n(w, __ATOMIC_RELAXED) & bits) != bits)
+			__atomic_fetch_or(w, bits, __ATOMIC_RELAXED);
+		page += n;
+	}
+}
+
+static void mark_found(void *arg, uint64_t off, uint64_t len)
+{
+	struct mark *m = arg;
+
+	mark_written(m->p, m->region, off, len);
+}
+
+static bool shmem_has_huge_pages(void)
+{
+	char line[128] = "";
+	FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "re");
+
+	if (!f)
+		return false;
+	if (!fgets(line, sizeof(line), f))
+		line[0] = '\0';
+	fclose(f);
+	return !strstr(line, "[never]") && !strstr(line, "[deny]");
+}
+
+static int populate_region(struct place *p, unsigned int i)
+{
+	struct region *r = &p->regions[i];
+	struct ahead *a = &p->ahead[i];
+
+	for (uint64_t b = 0; b < a->nr; b++) {
+		uint64_t off = b * REGION_BLOCK;
+		uint64_t len = r->size - off < REGION_BLOCK ? r->size - off : REGION_BLOCK;
+
+		if (__atomic_load_n(&p->quit, __ATOMIC_RELAXED))
+			return 0;
+		if (!(a->blocks[b / 8] & 1 << b % 8))
+			continue;
+		while (madvise(r->map + off, len, MADV_POPULATE_WRITE)) {
+			if (errno == EINVAL) /* before Linux 5.14: the receive faults instead */
+				return 0;
+			if (errno != EINTR && errno != EAGAIN)
+				return -errno;
+		}
+	}
+	return 0;
+}
+
+static void *ahead_thread(void *arg)
+{
+	struct place *p = arg;
+	int err = 0;
+
+	pthread_mutex_lock(&p->lock);
+	for (unsigned int i = 0; i < p->nr_regions && !err; i++) {
+		while (!p->ahead[i].blocks && !__atomic_load_n(&p->quit, __ATOMIC_RELAXED))
+			pthread_cond_wait(&p->wake, &p->lock);
+		pthread_mutex_unlock(&p->lock);
+		err = populate_region(p, i);
+		pthread_mutex_lock(&p->lock);
+	}
+	pthread_mutex_unlock(&p->lock);
+	if (err)
+		__atomic_store_n(&p->error, err, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+static int init_written(struct place *p, unsigned int i)
+{
+	struct region *r = &p->regions[i];
+	struct mark m = { p, i };
+
+	p->written[i] = calloc((r->size / REGION_PAGE + 63) / 64, 8);
+	if (!p->written[i])
+		return -ENOMEM;
+	return region_each_data(r, mark_found, &m);
+}
+
+/** place_open() - @regions stay the caller's and mapped until place_close() */
+int place_open(struct region *regions, unsigned int nr_regions, struct place **out)
+{
+	struct place *p = calloc(1, sizeof(*p));
+	int err = 0;
+
+	if (!p)
+		return -ENOMEM;
+	p->regions = regions;
+	p->nr_regions = nr_regions;
+	p->huge = shmem_has_huge_pages() ? PLACE_THP : PLACE_SMALL;
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_cond_init(&p->wake, NULL);
+	p->written = calloc(nr_regions, sizeof(*p->written));
+	p->ahead = calloc(nr_regions, sizeof(*p->ahead));
+	if (!p->written || !p->ahead)
+		err = -ENOMEM;
+	for (unsigned int i = 0; i < nr_regions && !err; i++) {
+		if (regions[i].page_size > REGION_PAGE)
+			p->huge = PLACE_HUGETLB;
+		err = init_written(p, i);
+	}
+	if (!err)
+		err = -pthread_create(&p->thread, NULL, ahead_thread, p);
+	if (err) {
+		place_close(p);
+		return err;
+	}
+	p->thread_is_up = true;
+	*out = p;
+	return 0;
+}
+
+void place_close(struct place *p)
+{
+	if (!p)
+		return;
+	pthread_mutex_lock(&p->lock);
+	__atomic_store_n(&p->quit, true, __ATOMIC_RELAXED);
+	pthread_cond_broadcast(&p->wake);
+	pthread_mutex_unlock(&p->lock);
+	if (p->thread_is_up)
+		pthread_join(p->thread, NULL);
+	for (unsigned int i = 0; i < p->nr_regions; i++) {
+		if (p->written)
+			free(p->written[i]);
+		if (p->ahead)
+			free(p->ahead[i].blocks);
+	}
+	free(p->written);
+	free(p->ahead);
+	pthread_cond_destroy(&p->wake);
+	pthread_mutex_destroy(&p->lock);
+	free(p);
+}
+
+enum place_huge place_huge_pages(const struct place *p)
+{
+	return p->huge;
+}
+
+/** place_ahead() - bit b of @blocks: the source expects to fill block b of @region */
+int place_ahead(struct place *p, unsigned int region, const uint8_t *blocks, uint64_t nr_blocks)
+{
+	uint64_t most, len = (nr_blocks + 7) / 8;
+	uint8_t *copy;
+
+	if (region >= p->nr_regions)
+		return -EBADMSG;
+	most = (p->regions[region].size + REGION_BLOCK - 1) / REGION_BLOCK;
+	if (nr_blocks > most)
+		return -EBADMSG;
+	copy = malloc(len ? len : 1);
+	if (!copy)
+		return -ENOMEM;
+	memcpy(copy, blocks, len);
+	pthread_mutex_lock(&p->lock);
+	if (p->ahead[region].blocks) {
+		free(copy); /* said once already */
+	} else {
+		p->ahead[region].nr = nr_blocks;
+		p->ahead[region].blocks = copy;
+		pthread_cond_broadcast(&p->wake);
+	}
+	pthread_mutex_unlock(&p->lock);
+	return 0;
+}
+
+/** place_at() - where [@off, @off + @len) of @region is to be received; bounds were checked */
+uint8_t *place_at(struct place *p, unsigned int region, uint64_t off, uint32_t len)
+{
+	mark_written(p, region, off, len);
+	return p->regions[region].map + off;
+}
+
+/** place_zero() - the range is zero at the source; make it so here at the least cost */
+void place_zero(struct place *p, unsigned int region, uint64_t off, uint32_t len)
+{
+	for (uint64_t end = off + len; off < end; off += REGION_PAGE) {
+		uint64_t page = off / REGION_PAGE;
+		uint64_t w = __atomic_load_n(&p->written[region][page / 64], __ATOMIC_RELAXED);
+		uint8_t *at = p->regions[region].map + off;
+
+		if (w & 1ULL << page % 64 && !page_is_zero(at))
+			memset(at, 0, REGION_PAGE);
+	}
+}
+
+/** place_error() - 0, or why RAM could not be faulted in (-ENOMEM: the host has no more) */
+int place_error(const struct place *p)
+{
+	return __atomic_load_n(&p->error, __ATOMIC_ACQUIRE);
+}
