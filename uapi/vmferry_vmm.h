@@ -124,6 +124,9 @@ struct vmferry_msg_region {
 };
 _Static_assert(sizeof(struct vmferry_msg_region) == 96, "ABI");
 
+/* vmferry_msg_register.flags: RAM of an incoming VM is empty, nobody wrote to it yet */
+#define VMFERRY_REGISTER_FRESH (1u << 0)
+
 /**
  * struct vmferry_msg_register - what a VMM says of its VM, followed by nr_regions regions
  * @name: NUL-terminated, unique on the host together with the direction
@@ -134,6 +137,8 @@ _Static_assert(sizeof(struct vmferry_msg_region) == 96, "ABI");
  * @pid: the VMM's process, for messages only
  * @area_size: bytes of the shared area
  * @state_size: upper estimate of the state that SAVE will write, bytes
+ * @flags: VMFERRY_REGISTER_*
+ * @reserved: zero
  * @untracked: empty, or the name of a device that writes guest RAM and that no
  *	tracker sees; such a VM is refused
  */
@@ -146,9 +151,11 @@ struct vmferry_msg_register {
 	__s32 pid;
 	__u64 area_size;
 	__u64 state_size;
+	__u32 flags;
+	__u32 reserved;
 	char untracked[VMFERRY_VMM_NAME_LEN];
 };
-_Static_assert(sizeof(struct vmferry_msg_register) == 176, "ABI");
+_Static_assert(sizeof(struct vmferry_msg_register) == 184, "ABI");
 
 /**
  * struct vmferry_msg_paused - answer to PAUSE; times are CLOCK_MONOTONIC nanoseconds

@@ -8,8 +8,8 @@
  *   - ACT_SEND_GO comes only from SRC_WAIT_READY, and only on EV_PEER_READY.
  *   - every pair of state and event has an arc: what cannot happen is said so, by BUG.
  *
- * A VMM that dies after its state is saved costs nothing: RAM and state are in memory
- * the daemon holds, so the switchover goes on (SRC_SENDING, SRC_WAIT_READY).
+ * A VMM that dies once everything is sent costs nothing: RAM and state are with the
+ * peer, so the switchover goes on (SRC_WAIT_READY).
  */
 #include "switchover_src.h"
 
@@ -17,7 +17,7 @@
 #define STAY(s) { s, ACT_ALREADY }
 #define FAIL_RUNNING { SRC_FAILED, ACT_TELL_CANCEL | ACT_FINISH }
 #define ABORT_KEEP { SRC_ABORTING, ACT_RESUME_GUEST | ACT_TELL_ABORT }
-#define ABORT_END { SRC_ABORTING, ACT_RESUME_GUEST | ACT_TELL_CANCEL }
+#define ABORT_END { SRC_GIVING_UP, ACT_RESUME_GUEST | ACT_TELL_CANCEL }
 
 static const struct src_arc arcs[SRC_NR_STATES][SRC_NR_EVENTS] = {
 	[SRC_PRECOPY] = {
@@ -68,7 +68,7 @@ static const struct src_arc arcs[SRC_NR_STATES][SRC_NR_EVENTS] = {
 		[EV_SENT] = BUG, [EV_PEER_READY] = STAY(SRC_STOPPING), [EV_PEER_RUNNING] = BUG,
 		[EV_OVER_BUDGET] = ABORT_KEEP, [EV_RESUMED] = BUG, [EV_CANCEL] = ABORT_END,
 		[EV_PEER_LOST] = ABORT_END, [EV_PEER_NEVER_RAN] = BUG,
-		[EV_VMM_LOST] = FAIL_RUNNING,
+		[EV_VMM_LOST] = ABORT_END,
 	},
 	[SRC_SENDING] = {
 		[EV_CONVERGED] = BUG, [EV_JOURNALED] = BUG, [EV_PEER_PREPARED] = BUG,
@@ -77,7 +77,7 @@ static const struct src_arc arcs[SRC_NR_STATES][SRC_NR_EVENTS] = {
 		[EV_PEER_READY] = STAY(SRC_SENDING), /* of an attempt that was aborted */
 		[EV_PEER_RUNNING] = BUG, [EV_OVER_BUDGET] = ABORT_KEEP, [EV_RESUMED] = BUG,
 		[EV_CANCEL] = ABORT_END, [EV_PEER_LOST] = ABORT_END, [EV_PEER_NEVER_RAN] = BUG,
-		[EV_VMM_LOST] = STAY(SRC_SENDING),
+		[EV_VMM_LOST] = ABORT_END, /* perhaps before its state was saved */
 	},
 	[SRC_WAIT_READY] = {
 		[EV_CONVERGED] = BUG, [EV_JOURNALED] = BUG, [EV_PEER_PREPARED] = BUG,
@@ -93,10 +93,20 @@ static const struct src_arc arcs[SRC_NR_STATES][SRC_NR_EVENTS] = {
 		[EV_PEER_READY] = STAY(SRC_ABORTING), [EV_PEER_RUNNING] = BUG,
 		[EV_OVER_BUDGET] = STAY(SRC_ABORTING),
 		[EV_RESUMED] = { SRC_PREPARED, ACT_RETRY },
-		[EV_CANCEL] = { SRC_ABORTING, ACT_TELL_CANCEL },
-		[EV_PEER_LOST] = { SRC_ABORTING, ACT_TELL_CANCEL },
+		[EV_CANCEL] = { SRC_GIVING_UP, ACT_TELL_CANCEL },
+		[EV_PEER_LOST] = { SRC_GIVING_UP, ACT_TELL_CANCEL },
 		[EV_PEER_NEVER_RAN] = BUG,
 		[EV_VMM_LOST] = FAIL_RUNNING,
+	},
+	[SRC_GIVING_UP] = {
+		[EV_CONVERGED] = BUG, [EV_JOURNALED] = BUG, [EV_PEER_PREPARED] = BUG,
+		[EV_STOPPED] = STAY(SRC_GIVING_UP), [EV_SENT] = STAY(SRC_GIVING_UP),
+		[EV_PEER_READY] = STAY(SRC_GIVING_UP), [EV_PEER_RUNNING] = BUG,
+		[EV_OVER_BUDGET] = STAY(SRC_GIVING_UP),
+		[EV_RESUMED] = { SRC_FAILED, ACT_FINISH },
+		[EV_CANCEL] = STAY(SRC_GIVING_UP), [EV_PEER_LOST] = STAY(SRC_GIVING_UP),
+		[EV_PEER_NEVER_RAN] = STAY(SRC_GIVING_UP),
+		[EV_VMM_LOST] = { SRC_FAILED, ACT_FINISH },
 	},
 	[SRC_GO_SENT] = {
 		[EV_CONVERGED] = BUG, [EV_JOURNALED] = BUG, [EV_PEER_PREPARED] = BUG,
@@ -105,7 +115,7 @@ static const struct src_arc arcs[SRC_NR_STATES][SRC_NR_EVENTS] = {
 		[EV_OVER_BUDGET] = STAY(SRC_GO_SENT), [EV_RESUMED] = BUG,
 		[EV_CANCEL] = STAY(SRC_GO_SENT),
 		[EV_PEER_LOST] = { SRC_HELD, ACT_HOLD },
-		[EV_PEER_NEVER_RAN] = { SRC_ABORTING, ACT_RESUME_GUEST },
+		[EV_PEER_NEVER_RAN] = { SRC_GIVING_UP, ACT_RESUME_GUEST },
 		[EV_VMM_LOST] = STAY(SRC_GO_SENT),
 	},
 	[SRC_HELD] = {
@@ -114,7 +124,7 @@ static const struct src_arc arcs[SRC_NR_STATES][SRC_NR_EVENTS] = {
 		[EV_PEER_RUNNING] = { SRC_DONE, ACT_RELEASE | ACT_FINISH },
 		[EV_OVER_BUDGET] = STAY(SRC_HELD), [EV_RESUMED] = BUG,
 		[EV_CANCEL] = STAY(SRC_HELD), [EV_PEER_LOST] = STAY(SRC_HELD),
-		[EV_PEER_NEVER_RAN] = { SRC_ABORTING, ACT_RESUME_GUEST },
+		[EV_PEER_NEVER_RAN] = { SRC_GIVING_UP, ACT_RESUME_GUEST },
 		[EV_VMM_LOST] = STAY(SRC_HELD),
 	},
 	[SRC_DONE] = {
@@ -137,7 +147,7 @@ static const struct src_arc arcs[SRC_NR_STATES][SRC_NR_EVENTS] = {
 
 static const char *const state_names[] = {
 	"precopy", "preparing", "journaled", "peer-ready", "prepared", "stopping", "sending",
-	"wait-ready", "aborting", "go-sent", "held", "done", "failed",
+	"wait-ready", "aborting", "giving-up", "go-sent", "held", "done", "failed",
 };
 
 static const char *const event_names[] = {

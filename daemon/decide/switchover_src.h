@@ -14,7 +14,8 @@ enum src_state {
 	SRC_STOPPING,	  /* PAUSE asked */
 	SRC_SENDING,	  /* stopped: last pages and state on their way */
 	SRC_WAIT_READY,	  /* all sent */
-	SRC_ABORTING,	  /* RESUME asked: the guest goes on here */
+	SRC_ABORTING,	  /* RESUME asked: the guest goes on here, and so does precopy */
+	SRC_GIVING_UP,	  /* RESUME asked: the guest goes on here, the migration is over */
 	SRC_GO_SENT,	  /* commit point passed */
 	SRC_HELD,	  /* GO sent, peer lost: only the peer or the operator knows */
 	SRC_DONE,	  /* guest runs there */

@@ -38,8 +38,10 @@ static int add_region(struct vm *vm, const char *name, uint64_t gpa, uint64_t si
 
 	*r = (struct vmferry_ram){ .name = name, .slot = vm->nr_ram, .gpa = gpa, .size = size,
 				   .page_size = vm->opt.hugetlb ? HUGE : 4096 };
-	r->memfd = memfd_create(name, MFD_CLOEXEC | (vm->opt.hugetlb ? MFD_HUGETLB : 0));
-	if (r->memfd < 0 || ftruncate(r->memfd, (off_t)size))
+	r->memfd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING |
+					     (vm->opt.hugetlb ? MFD_HUGETLB : 0));
+	if (r->memfd < 0 || ftruncate(r->memfd, (off_t)size) ||
+	    fcntl(r->memfd, F_ADD_SEALS, F_SEAL_SHRINK))
 		return -errno;
 	r->hva = map_aligned(r->memfd, size);
 	if (!r->hva)

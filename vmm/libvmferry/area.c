@@ -6,6 +6,7 @@
 #include "area.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -57,10 +58,11 @@ int area_init(struct area *a, const struct vmferry_region *regions, unsigned int
 	if (nr_regions > VMFERRY_MAX_REGIONS || nr_vcpus > VMFERRY_MAX_VCPUS)
 		return -E2BIG;
 	a->size = lay_out(NULL, regions, nr_regions, maps_off);
-	a->fd = memfd_create("vmferry-area", MFD_CLOEXEC);
+	a->fd = memfd_create("vmferry-area", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (a->fd < 0)
 		return -errno;
-	if (ftruncate(a->fd, (off_t)a->size))
+	/* Sealed: the daemon maps it and must not be killed by a file that shrinks. */
+	if (ftruncate(a->fd, (off_t)a->size) || fcntl(a->fd, F_ADD_SEALS, F_SEAL_SHRINK))
 		goto fail;
 	a->map = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
 	if (a->map == MAP_FAILED) {

@@ -164,6 +164,8 @@ static int greet_and_register(struct vmferry *v)
 	if (err)
 		return err;
 	v->reg.run_state = v->run_state;
+	v->reg.flags = v->is_fresh ? VMFERRY_REGISTER_FRESH : 0;
+	v->is_fresh = false; /* from here on the daemon may write to RAM */
 	memcpy(body, &v->reg, sizeof(v->reg));
 	memcpy(body + sizeof(v->reg), v->regions, regions_len);
 	msg = (struct vmferry_msg){ .type = VMFERRY_MSG_REGISTER,
@@ -351,6 +353,7 @@ static int serve_one(struct vmferry *v)
 		v->cfg.ops->release(v->cfg.vmm);
 		/* Still here: the VMM emptied its RAM and waits for the next guest. */
 		v->run_state = VMFERRY_RUN_INCOMING;
+		v->is_fresh = true;
 		err = -ECONNRESET; /* register again, as what we are now */
 	}
 out:
@@ -435,6 +438,7 @@ int vmferry_open(const struct vmferry_config *cfg, struct vmferry **out)
 	v->cfg = *cfg;
 	v->area.fd = v->stop_fd = v->sock = -1;
 	v->run_state = cfg->incoming ? VMFERRY_RUN_INCOMING : VMFERRY_RUN_RUNNING;
+	v->is_fresh = cfg->incoming;
 	v->socket = strdup(cfg->socket ? cfg->socket : VMFERRY_VMM_SOCKET);
 	v->stop_fd = eventfd(0, EFD_CLOEXEC);
 	err = !v->socket ? -ENOMEM : v->stop_fd < 0 ? -errno : describe(v);

@@ -11,6 +11,7 @@
 /**
  * struct vmferry - one VM's session with the daemon
  * @run_state: enum vmferry_run_state; written by the session thread only
+ * @is_fresh: incoming, and nobody has written to RAM yet
  * @stop_fd: eventfd that ends the thread
  */
 struct vmferry {
@@ -22,6 +23,7 @@ struct vmferry {
 	struct area area;
 	struct harvester *harvester;
 	uint32_t run_state;
+	bool is_fresh;
 	int stop_fd;
 	int sock;
 	pthread_t thread;

@@ -1,0 +1,759 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Receives guests: greets every connection, then owns everything of one incoming
+ * migration and carries out what decide/switchover_dst.c says.
+ *
+ * Theory of operation
+ *
+ *   connection -> greeter (hello within 5 s) -> control: new incoming, waits for the plan
+ *                                            -> channel k: joins the incoming of its id
+ *                                            -> resolve: answered from journal and state
+ *
+ * Only DACT_RUN starts a guest, and it writes "go" to the journal first. A migration that
+ * ends before that writes "never" first and then discards: a source that asks later gets
+ * a promise that holds.
+ *
+ * An incoming stays for a while after its end, so that its last message reaches the source
+ * before the connection closes.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/deadline.h"
+#include "base/error.h"
+#include "decide/switchover_dst.h"
+#include "migration.h"
+#include "peer/address.h"
+#include "peer/peer.h"
+
+#define LINGER_NS (5 * NS_PER_S)
+#define MAX_STATE (1ULL << 32)
+
+struct incoming {
+	struct ferry *f;
+	struct incoming *next;
+	uint8_t id[16];
+	struct peer *peer;
+	struct vm *vm; /* NULL until the plan is accepted */
+	char name[64];
+	struct vm_watcher watcher;
+	struct place *place;
+	struct channel_receiver *channels[CHANNEL_MAX];
+	unsigned int nr_channels;
+	struct loop_event received;
+	struct loop_timer linger;
+	int state_fd;
+	uint64_t state_size;
+	uint64_t state_len;
+	uint32_t attempt;	/* of the last WIRE_STATE */
+	uint32_t taken_attempt; /* the last one passed on as DEV_RECEIVED */
+	uint64_t load_asked_ns, load_ns;
+	uint64_t first_entry_ns;
+	bool is_over;
+	enum dst_state state;
+	char error[WIRE_TEXT_LEN];
+};
+
+struct greeter {
+	struct ferry *f;
+	struct loop_source source;
+	struct loop_timer patience;
+	struct wire_hello hello;
+	size_t len;
+	struct greeter *next;
+};
+
+static struct {
+	struct loop_source source;
+	struct greeter *greeters;
+} listener = { .source.fd = -1 };
+
+static void step(struct incoming *in, enum dst_event event);
+
+static void __attribute__((format(printf, 2, 3))) blame(struct incoming *in, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (in->error[0])
+		return;
+	va_start(ap, fmt);
+	vsnprintf(in->error, sizeof(in->error), fmt, ap);
+	va_end(ap);
+}
+
+static struct incoming *find(struct ferry *f, const uint8_t id[16])
+{
+	for (struct incoming *in = f->incoming; in; in = in->next)
+		if (!memcmp(in->id, id, 16))
+			return in;
+	return NULL;
+}
+
+/* ---- the end of one incoming migration ---- */
+
+static void close_channels(struct incoming *in)
+{
+	for (unsigned int i = 0; i < CHANNEL_MAX; i++) {
+		channel_recv_close(in->channels[i]);
+		in->channels[i] = NULL;
+	}
+	place_close(in->place);
+	in->place = NULL;
+}
+
+static void free_incoming(struct incoming *in)
+{
+	for (struct incoming **p = &in->f->incoming; *p; p = &(*p)->next)
+		if (*p == in) {
+			*p = in->next;
+			break;
+		}
+	close_channels(in);
+	peer_close(in->peer);
+	loop_event_fini(&in->received);
+	loop_timer_fini(&in->linger);
+	if (in->vm && in->vm->watcher == &in->watcher)
+		in->vm->watcher = NULL;
+	vm_put(in->vm);
+	if (in->state_fd >= 0)
+		close(in->state_fd);
+	free(in);
+}
+
+static void on_linger_over(void *owner)
+{
+	free_incoming(owner);
+}
+
+static void finish(struct incoming *in)
+{
+	in->is_over = true;
+	close_channels(in);
+	if (in->vm && in->vm->watcher == &in->watcher)
+		in->vm->watcher = NULL;
+	if (in->vm && in->state != DST_DISCARDED)
+		in->vm->is_busy = false; /* else once it is clean again */
+	loop_timer_at(&in->linger, now_ns() + (in->peer ? LINGER_NS : 1));
+}
+
+/* ---- actions ---- */
+
+static void on_discarded(void *arg, int status, const void *body, uint32_t len)
+{
+	struct vm *vm = arg;
+
+	(void)body;
+	(void)len;
+	vm->is_busy = false;
+	if (status && status != -ECONNRESET)
+		error_report("vm %s: its VMM cannot empty its RAM: %s; restart the VMM before the next "
+			     "migration to it", vm->name, strerror(-status));
+	vm_put(vm);
+}
+
+static void discard(struct incoming *in)
+{
+	if (journal_find(in->f->journal, in->id))
+		journal_note(in->f->journal, in->id, JOURNAL_NEVER);
+	close_channels(in); /* nobody writes to its RAM any more */
+	if (in->vm) {
+		in->vm->watcher = NULL;
+		vm_ask(in->vm, VM_DISCARD, NULL, 0, -1, on_discarded, vm_get(in->vm));
+		notice_report("vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
+			      in->name, in->error[0] ? in->error : "the source called it off");
+	}
+}
+
+static void tell_failed(struct incoming *in)
+{
+	struct wire_failed w = { "" };
+
+	snprintf(w.text, sizeof(w.text), "%s", in->error[0] ? in->error : "cannot go on");
+	if (in->peer)
+		peer_send(in->peer, WIRE_FAILED, &w, sizeof(w));
+}
+
+static void prepare(struct incoming *in)
+{
+	int err = journal_begin(in->f->journal, in->id, in->name, false, NULL);
+
+	/* Room for the state now, not in the blackout. */
+	if (!err && in->state_size && fallocate(in->state_fd, 0, 0, (off_t)in->state_size))
+		err = -errno;
+	if (err) {
+		blame(in, "cannot prepare the switchover: %s", strerror(-err));
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	if (peer_send(in->peer, WIRE_PREPARED, NULL, 0))
+		step(in, DEV_PEER_LOST);
+}
+
+static void on_loaded(void *arg, int status, const void *body, uint32_t len)
+{
+	struct incoming *in = arg;
+
+	(void)body;
+	(void)len;
+	in->load_ns = now_ns() - in->load_asked_ns;
+	if (status) {
+		blame(in, "its VMM cannot load the state: %s", strerror(-status));
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	step(in, DEV_LOADED);
+}
+
+/* The answer may outlive the incoming: it then finds the VM's watcher changed. */
+static void load_answered(void *arg, int status, const void *body, uint32_t len)
+{
+	struct vm *vm = arg;
+
+	if (vm->watcher && vm->watcher->owner)
+		on_loaded(vm->watcher->owner, status, body, len);
+	vm_put(vm);
+}
+
+static void on_ran(struct incoming *in, int status, const void *body, uint32_t len)
+{
+	struct vmferry_msg_resumed r = { 0 };
+
+	if (status) {
+		blame(in, "its VMM did not confirm the start: %s", strerror(-status));
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	if (len == sizeof(r))
+		memcpy(&r, body, sizeof(r));
+	in->first_entry_ns = r.first_entry_ns;
+	step(in, DEV_RAN);
+}
+
+static void run_answered(void *arg, int status, const void *body, uint32_t len)
+{
+	struct vm *vm = arg;
+
+	if (vm->watcher && vm->watcher->owner)
+		on_ran(vm->watcher->owner, status, body, len);
+	vm_put(vm);
+}
+
+static void load(struct incoming *in)
+{
+	struct vmferry_msg_saved s = { .len = in->state_len };
+
+	in->load_asked_ns = now_ns();
+	vm_ask(in->vm, VM_LOAD, &s, sizeof(s), in->state_fd, load_answered, vm_get(in->vm));
+}
+
+static void run_guest(struct incoming *in)
+{
+	/* Before RUN leaves: a daemon that restarts must know that the guest is ours. */
+	if (journal_note(in->f->journal, in->id, JOURNAL_GO))
+		error_report("vm %s: going on without a journal: GO was heard, the guest is ours", in->name);
+	vm_ask(in->vm, VM_RUN, NULL, 0, -1, run_answered, vm_get(in->vm));
+}
+
+static void tell_running(struct incoming *in)
+{
+	struct wire_running r = { .first_entry_ns = in->first_entry_ns };
+
+	if (in->peer)
+		peer_send(in->peer, WIRE_RUNNING, &r, sizeof(r));
+	journal_note(in->f->journal, in->id, JOURNAL_DONE);
+	journal_sync(in->f->journal, NULL, NULL);
+	notice_report("vm %s: arrived and runs here", in->name);
+	in->f->emit(in->f, in->name, "MIGRATION_ARRIVED", NULL);
+}
+
+static void tell_ready(struct incoming *in)
+{
+	struct wire_ready r = { .attempt = in->taken_attempt, .load_ns = in->load_ns };
+
+	if (peer_send(in->peer, WIRE_READY, &r, sizeof(r)))
+		step(in, DEV_PEER_LOST);
+}
+
+static void carry_out(struct incoming *in, unsigned int actions)
+{
+	if (actions & DACT_PREPARE)
+		prepare(in);
+	if (actions & DACT_LOAD)
+		load(in);
+	if (actions & DACT_TELL_READY)
+		tell_ready(in);
+	if (actions & DACT_RUN)
+		run_guest(in);
+	if (actions & DACT_TELL_RUNNING)
+		tell_running(in);
+	if (actions & DACT_DISCARD)
+		discard(in);
+	if (actions & DACT_TELL_FAILED)
+		tell_failed(in);
+	if (actions & DACT_CRY)
+		error_report("vm %s: its VMM (pid %d) died while the guest was being started here, after GO; "
+			     "the guest is lost unless the source still holds it paused: if you are sure that "
+			     "nothing ran here, \"vmferry resolve %s --run-here\" at the source",
+			     in->name, in->vm->pid, in->name);
+	if (actions & DACT_FINISH)
+		finish(in);
+}
+
+static void step(struct incoming *in, enum dst_event event)
+{
+	enum dst_state from = in->state;
+	unsigned int actions;
+
+	if (!switchover_dst_step(&in->state, event, &actions)) {
+		error_report("vm %s: bug: event %s in state %s; ignored", in->name,
+			     dst_event_name(event), dst_state_name(from));
+		return;
+	}
+	carry_out(in, actions);
+}
+
+/* ---- what arrives ---- */
+
+static void look_for_received(struct incoming *in)
+{
+	if (!in->attempt || in->attempt == in->taken_attempt || in->state != DST_PREPARED)
+		return;
+	for (unsigned int i = 0; i < in->nr_channels; i++)
+		if (!in->channels[i] || channel_recv_final(in->channels[i]) != in->attempt)
+			return;
+	in->taken_attempt = in->attempt;
+	step(in, DEV_RECEIVED);
+}
+
+static void on_received(void *owner)
+{
+	struct incoming *in = owner;
+	int err = in->place ? place_error(in->place) : 0;
+
+	if (in->is_over)
+		return;
+	if (err && in->state < DST_STARTING) {
+		blame(in, "no memory for the guest: %s; free some and retry", strerror(-err));
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	for (unsigned int i = 0; i < in->nr_channels; i++) {
+		if (!in->channels[i] || !channel_recv_ended(in->channels[i], &err))
+			continue;
+		if (in->state >= DST_STARTING)
+			continue;
+		if (err == -EFAULT || err == -ENOMEM)
+			blame(in, "no memory for the guest; free some and retry");
+		else
+			blame(in, "channel %u: %s", i, err == -EBADMSG ? "sent garbage" :
+			      err == -ECONNRESET ? "closed by the source" : strerror(-err));
+		step(in, err == -ECONNRESET ? DEV_PEER_LOST : DEV_VMM_LOST);
+		return;
+	}
+	look_for_received(in);
+}
+
+static void on_vm_lost(void *owner)
+{
+	struct incoming *in = owner;
+
+	in->vm->watcher = NULL;
+	blame(in, "its VMM (pid %d) at the destination closed the connection or died", in->vm->pid);
+	step(in, DEV_VMM_LOST);
+}
+
+static const char *find_vm(struct incoming *in, const struct wire_plan *p,
+			   const struct wire_region *regions, char *text, size_t len)
+{
+	static const uint8_t none[16];
+	struct vm *vm = vm_find(&in->f->vms, in->name, true);
+
+	if (!vm) {
+		snprintf(text, len, "no VM named %s waits there; start one with --incoming", in->name);
+		return text;
+	}
+	if (vm->is_busy)
+		return "the VM that waits there is busy with another migration, or being cleaned; retry";
+	if (memcmp(vm->uuid, none, 16) && memcmp(vm->uuid, p->uuid, 16))
+		return "the VM that waits there has another UUID";
+	if (vm->nr_vcpus != p->nr_vcpus || vm->nr_regions != p->nr_regions) {
+		snprintf(text, len, "the VM that waits there has %u vCPUs and %u regions, the source %u and %u",
+			 vm->nr_vcpus, vm->nr_regions, p->nr_vcpus, p->nr_regions);
+		return text;
+	}
+	for (unsigned int i = 0; i < p->nr_regions; i++) {
+		const struct region *r = &vm->regions[i];
+
+		if (strncmp(r->name, regions[i].name, 63) || r->gpa != regions[i].gpa ||
+		    r->size != regions[i].size) {
+			snprintf(text, len, "region %s there is %llu MiB at 0x%llx, at the source %.32s: "
+				 "%llu MiB at 0x%llx", r->name, (unsigned long long)r->size >> 20,
+				 (unsigned long long)r->gpa, regions[i].name,
+				 (unsigned long long)regions[i].size >> 20,
+				 (unsigned long long)regions[i].gpa);
+			return text;
+		}
+	}
+	in->vm = vm_get(vm);
+	return NULL;
+}
+
+static int make_room(struct incoming *in, const struct wire_plan *p)
+{
+	int err;
+
+	in->nr_channels = p->nr_channels;
+	in->state_size = p->state_size;
+	in->state_fd = memfd_create("vmferry-state", MFD_CLOEXEC);
+	if (in->state_fd < 0 || ftruncate(in->state_fd, (off_t)in->state_size))
+		return -errno;
+	err = place_open(in->vm->regions, in->vm->nr_regions, &in->place);
+	if (!err)
+		err = loop_event_init(&in->received, in->f->loop, on_received, in);
+	return err;
+}
+
+static void take_plan(struct incoming *in, const void *body, uint32_t len)
+{
+	const struct wire_plan *p = body;
+	struct wire_plan_ok ok;
+	char text[WIRE_TEXT_LEN];
+	const char *why;
+	int err;
+
+	if (in->vm || len < sizeof(*p) || !p->nr_channels || p->nr_channels > CHANNEL_MAX ||
+	    !p->nr_regions || p->nr_regions > VMFERRY_MAX_REGIONS || p->state_size > MAX_STATE ||
+	    len != sizeof(*p) + p->nr_regions * sizeof(struct wire_region)) {
+		blame(in, "bad plan");
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	memcpy(in->name, p->name, sizeof(in->name) - 1);
+	why = find_vm(in, p, (const struct wire_region *)(p + 1), text, sizeof(text));
+	if (why) {
+		blame(in, "%s", why);
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	in->watcher = (struct vm_watcher){ on_vm_lost, in };
+	in->vm->watcher = &in->watcher;
+	in->vm->is_busy = true;
+	in->vm->is_fresh = false;
+	err = make_room(in, p);
+	if (err) {
+		blame(in, "no room there: %s", strerror(-err));
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	ok = (struct wire_plan_ok){ .huge = place_huge_pages(in->place) };
+	peer_send(in->peer, WIRE_PLAN_OK, &ok, sizeof(ok));
+}
+
+static void take_ahead(struct incoming *in, const uint8_t *body, uint32_t len)
+{
+	struct wire_ahead a;
+	int err = -EBADMSG;
+
+	if (len >= sizeof(a)) {
+		memcpy(&a, body, sizeof(a));
+		if (a.nr_blocks <= (uint64_t)WIRE_MAX_BODY * 8 && (a.nr_blocks + 7) / 8 == len - sizeof(a))
+			err = place_ahead(in->place, a.region, body + sizeof(a), a.nr_blocks);
+	}
+	if (err) {
+		blame(in, "bad list of blocks to fault in");
+		step(in, DEV_VMM_LOST);
+	}
+}
+
+static void take_state(struct incoming *in, const void *body, uint32_t len)
+{
+	struct wire_state s;
+
+	if (len == sizeof(s))
+		memcpy(&s, body, sizeof(s));
+	if (len != sizeof(s) || s.len > in->state_size || !s.attempt) {
+		blame(in, "bad length of the state");
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	in->state_len = s.len;
+	in->attempt = s.attempt;
+	look_for_received(in);
+}
+
+static void on_message(void *owner, uint32_t type, const void *body, uint32_t len)
+{
+	struct incoming *in = owner;
+
+	if (in->is_over)
+		return;
+	if (type == WIRE_PLAN) {
+		take_plan(in, body, len);
+	} else if (!in->place) {
+		blame(in, "message %u before the plan", type);
+		step(in, DEV_VMM_LOST);
+	} else if (type == WIRE_AHEAD) {
+		take_ahead(in, body, len);
+	} else if (type == WIRE_PREPARE) {
+		step(in, DEV_PREPARE);
+	} else if (type == WIRE_STATE) {
+		take_state(in, body, len);
+	} else if (type == WIRE_GO) {
+		step(in, DEV_GO);
+	} else if (type == WIRE_ABORT) {
+		step(in, DEV_ABORT);
+	} else if (type == WIRE_CANCEL) {
+		if (len == sizeof(struct wire_failed))
+			blame(in, "%.*s", WIRE_TEXT_LEN - 1, ((const struct wire_failed *)body)->text);
+		step(in, DEV_CANCEL);
+	} else {
+		blame(in, "message %u of %u bytes fits nothing", type, len);
+		step(in, DEV_VMM_LOST);
+	}
+}
+
+static void on_lost(void *owner, int err)
+{
+	struct incoming *in = owner;
+
+	peer_close(in->peer);
+	in->peer = NULL;
+	if (in->is_over) {
+		free_incoming(in);
+		return;
+	}
+	blame(in, "control connection: %s", err == -ECONNRESET ? "closed by the source" : strerror(-err));
+	step(in, DEV_PEER_LOST);
+}
+
+static const struct peer_ops peer_ops = { on_message, on_lost };
+
+/* ---- greeting ---- */
+
+static void free_greeter(struct greeter *g)
+{
+	for (struct greeter **p = &listener.greeters; *p; p = &(*p)->next)
+		if (*p == g) {
+			*p = g->next;
+			break;
+		}
+	loop_remove(g->f->loop, &g->source);
+	loop_timer_fini(&g->patience);
+	if (g->source.fd >= 0)
+		close(g->source.fd);
+	free(g);
+}
+
+static void welcome(struct greeter *g, int status, const char *text)
+{
+	struct wire_welcome w = { .magic = WIRE_MAGIC, .version = WIRE_VERSION, .status = status };
+
+	memcpy(w.host, g->f->host, 16);
+	snprintf(w.text, sizeof(w.text), "%s", text);
+	if (send(g->source.fd, &w, sizeof(w), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(w))
+		notice_report("a peer hung up during the greeting");
+	if (status < 0)
+		notice_report("refused a connection: %s", text);
+}
+
+/* Takes the socket out of the greeter, which ends here. */
+static int take_socket(struct greeter *g)
+{
+	int sock = dup(g->source.fd);
+
+	free_greeter(g);
+	return sock;
+}
+
+static void begin_incoming(struct greeter *g)
+{
+	struct ferry *f = g->f;
+	struct incoming *in = calloc(1, sizeof(*in));
+	int sock;
+
+	if (!in || loop_timer_init(&in->linger, f->loop, on_linger_over, in)) {
+		welcome(g, -ENOMEM, "out of memory");
+		free_greeter(g);
+		free(in);
+		return;
+	}
+	in->f = f;
+	in->state_fd = -1;
+	memcpy(in->id, g->hello.id, 16);
+	welcome(g, 0, "");
+	sock = take_socket(g);
+	in->next = f->incoming;
+	f->incoming = in;
+	if (sock < 0 || peer_open(f->loop, sock, &peer_ops, in, &in->peer)) {
+		in->peer = NULL;
+		free_incoming(in);
+	}
+}
+
+static void join_channel(struct greeter *g)
+{
+	struct incoming *in = find(g->f, g->hello.id);
+	uint32_t k = g->hello.channel;
+	struct channel_recv_config cfg;
+	int sock, err;
+
+	if (!in || !in->place || in->is_over || k >= in->nr_channels || in->channels[k] ||
+	    g->hello.nr_channels != in->nr_channels) {
+		welcome(g, -EINVAL, "this channel belongs to no migration here");
+		free_greeter(g);
+		return;
+	}
+	cfg = (struct channel_recv_config){ k, in->nr_channels, in->place, in->vm->sizes,
+					    in->vm->nr_regions, in->state_fd, in->state_size,
+					    &in->received };
+	welcome(g, 0, "");
+	sock = take_socket(g);
+	/* The channel's thread waits in the kernel, not in the loop. */
+	err = sock < 0 || ioctl(sock, FIONBIO, &(int){ 0 }) ? -EIO :
+							      channel_recv_open(sock, &cfg, &in->channels[k]);
+	if (err) {
+		in->channels[k] = NULL;
+		blame(in, "cannot open channel %u: %s", k, strerror(-err));
+		step(in, DEV_VMM_LOST);
+	}
+}
+
+/* A source that sent GO and heard nothing asks. "never" is a promise: written first. */
+static void answer_resolve(struct greeter *g)
+{
+	struct incoming *in = find(g->f, g->hello.id);
+	struct journal_entry *e = journal_find(g->f->journal, g->hello.id);
+	int answer = WIRE_RESOLVED_LATER;
+
+	if (in && !in->is_over && in->state < DST_STARTING)
+		step(in, DEV_PEER_LOST);
+	e = journal_find(g->f->journal, g->hello.id);
+	if (e && e->mark == JOURNAL_DONE)
+		answer = WIRE_RESOLVED_RUNNING;
+	else if (!e || e->mark != JOURNAL_GO)
+		answer = journal_note(g->f->journal, g->hello.id, JOURNAL_NEVER) ?
+				 WIRE_RESOLVED_LATER : WIRE_RESOLVED_NEVER;
+	welcome(g, answer, "");
+	free_greeter(g);
+}
+
+static void greet(struct greeter *g)
+{
+	const struct wire_hello *h = &g->hello;
+	char text[WIRE_TEXT_LEN];
+
+	if (h->magic != WIRE_MAGIC) {
+		welcome(g, -EPROTO, "this is a vmferryd; it does not understand what you say");
+	} else if (h->version != WIRE_VERSION) {
+		snprintf(text, sizeof(text), "this vmferryd speaks version %d of the wire, you %u; update one",
+			 WIRE_VERSION, h->version);
+		welcome(g, -EPROTONOSUPPORT, text);
+	} else if (h->role == WIRE_CONTROL && !find(g->f, h->id)) {
+		begin_incoming(g);
+		return;
+	} else if (h->role == WIRE_CHANNEL) {
+		join_channel(g);
+		return;
+	} else if (h->role == WIRE_RESOLVE) {
+		answer_resolve(g);
+		return;
+	} else {
+		welcome(g, -EINVAL, "bad role in hello");
+	}
+	free_greeter(g);
+}
+
+static void greeter_ready(struct loop_source *s, uint32_t events)
+{
+	struct greeter *g = s->owner;
+	ssize_t n = recv(s->fd, (char *)&g->hello + g->len, sizeof(g->hello) - g->len, MSG_DONTWAIT);
+
+	(void)events;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		free_greeter(g);
+		return;
+	}
+	g->len += (size_t)n;
+	if (g->len == sizeof(g->hello))
+		greet(g);
+	else if (g->len >= 8 && g->hello.magic != WIRE_MAGIC)
+		greet(g); /* no need to hear the rest */
+}
+
+static void greeter_impatient(void *owner)
+{
+	free_greeter(owner);
+}
+
+static void accept_ready(struct loop_source *s, uint32_t events)
+{
+	struct ferry *f = s->owner;
+	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct greeter *g = fd >= 0 ? calloc(1, sizeof(*g)) : NULL;
+
+	(void)events;
+	if (!g) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	address_tune(fd);
+	g->f = f;
+	g->source = (struct loop_source){ fd, greeter_ready, g };
+	if (loop_timer_init(&g->patience, f->loop, greeter_impatient, g) ||
+	    loop_add(f->loop, &g->source, EPOLLIN)) {
+		loop_timer_fini(&g->patience);
+		close(fd);
+		free(g);
+		return;
+	}
+	loop_timer_at(&g->patience, now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
+	g->next = listener.greeters;
+	listener.greeters = g;
+}
+
+/** incoming_listen() - let peers connect at @uri */
+int incoming_listen(struct ferry *f, const char *uri)
+{
+	char why[160];
+	int fd = address_listen(uri, why, sizeof(why));
+
+	if (fd < 0) {
+		error_report("cannot listen for peers at %s: %s", uri, why);
+		return fd;
+	}
+	listener.source = (struct loop_source){ fd, accept_ready, f };
+	return loop_add(f->loop, &listener.source, EPOLLIN);
+}
+
+/** incoming_stop() - the daemon ends: refuse what has not arrived */
+void incoming_stop(struct ferry *f, const char *reason)
+{
+	if (listener.source.fd >= 0) {
+		loop_remove(f->loop, &listener.source);
+		close(listener.source.fd);
+		listener.source.fd = -1;
+	}
+	while (listener.greeters)
+		free_greeter(listener.greeters);
+	while (f->incoming) {
+		struct incoming *in = f->incoming;
+
+		if (!in->is_over && in->state < DST_STARTING) {
+			blame(in, "%s", reason);
+			step(in, DEV_VMM_LOST);
+		}
+		free_incoming(in);
+	}
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef MIGRATION_H
+#define MIGRATION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "control/journal.h"
+#include "decide/predictor.h"
+#include "pages/channel.h"
+#include "vm/vm.h"
+
+/** struct migration_params - what the owner asks for; QEMU's names where it has one */
+struct migration_params {
+	unsigned int channels;		/* multifd-channels, 1-16 */
+	unsigned int downtime_limit_ms; /* downtime-limit */
+	bool strict;			/* downtime-limit-strict */
+	uint64_t max_bandwidth;		/* bytes a second, 0: no limit */
+	int zstd_level;			/* 0: no compression */
+	unsigned int timeout_s;		/* 0: none */
+	bool throttle;			/* may slow the guest down */
+	unsigned int max_tries;		/* switchovers that may be called off */
+};
+
+extern const struct migration_params migration_default_params;
+
+enum migration_status {
+	MIGRATION_SETUP,
+	MIGRATION_ACTIVE,
+	MIGRATION_DEVICE, /* the guest is stopped */
+	MIGRATION_COMPLETED,
+	MIGRATION_FAILED,
+	MIGRATION_CANCELLING,
+	MIGRATION_CANCELLED,
+	MIGRATION_HELD,
+};
+
+const char *migration_status_name(enum migration_status s);
+bool migration_is_over(enum migration_status s);
+
+#define MIGRATION_MAX_ROUNDS 64 /* remembered one by one; later ones are merged into the last */
+
+struct migration_round {
+	uint64_t pages, bytes, ns, dirtied;
+};
+
+/**
+ * struct migration_report - the account of one migration
+ * @counters: sums over the channels; @blackout_ns: last guest exit to first guest entry,
+ * 0 if the hosts share no clock; @limit_kept: as far as known
+ */
+struct migration_report {
+	uint64_t total_ns, setup_ns;
+	struct migration_round rounds[MIGRATION_MAX_ROUNDS];
+	unsigned int nr_rounds, dirty_sync_count;
+	uint64_t remaining_pages;
+	struct channel_counters counters;
+	struct prediction predicted;
+	uint64_t actual_ns[PART_NR];
+	uint64_t blackout_ns, downtime_ns;
+	unsigned int tries, throttle_percent;
+	uint64_t goodput;
+	uint64_t throttled_ns, ring_full;
+	uint64_t stall_ns; /* longest stop of an aborted try */
+	uint32_t huge;
+	bool tracker_is_ring;
+	bool stalled;
+	char advice[256];
+};
+
+struct ferry;
+struct migration;
+
+/**
+ * struct ferry - one daemon: what all its migrations share
+ * @emit: tells operators of an event of @vm; @detail may be NULL
+ */
+struct ferry {
+	struct loop *loop;
+	struct vm_list vms;
+	struct journal *journal;
+	uint8_t host[16];
+	struct migration *outgoing;
+	struct incoming *incoming;
+	void (*emit)(struct ferry *f, const char *vm, const char *event, const char *detail);
+	void *api;
+};
+
+int migration_start(struct ferry *f, const char *vm, const char *uri,
+		    const struct migration_params *params, char *why, size_t why_len);
+int migration_cancel(struct ferry *f, const char *vm, char *why, size_t why_len);
+int migration_resolve(struct ferry *f, const char *vm, bool run_here, char *why, size_t why_len);
+struct migration *migration_find(struct ferry *f, const char *vm);
+void migration_stop_all(struct ferry *f, const char *reason);
+
+const char *migration_vm(const struct migration *m);
+const char *migration_uri(const struct migration *m);
+enum migration_status migration_status(const struct migration *m);
+const char *migration_error(const struct migration *m);
+const struct migration_params *migration_params_of(const struct migration *m);
+void migration_read_report(struct migration *m, struct migration_report *to);
+uint64_t migration_elapsed_ns(const struct migration *m);
+
+int incoming_listen(struct ferry *f, const char *uri);
+void incoming_stop(struct ferry *f, const char *reason);
+
+void recovery_registered(void *owner, struct vm *vm);
+typedef void (*recovery_fn)(void *arg, bool runs_there);
+struct recovery;
+struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const char *vm,
+				   const char *uri, recovery_fn answer, void *arg);
+void recovery_stop(struct recovery *r);
+
+#endif

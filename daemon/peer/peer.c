@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The control connection: decisions travel here and never queue behind pages.
+ *
+ * Theory of operation: messages are small and few, so they are sent at once; what the
+ * socket does not take is kept and sent when it can. Received bytes are kept until a
+ * message is whole. A peer that sends an impossible length is lost.
+ */
+#include "peer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/deadline.h"
+
+#define MAX_QUEUED (4U << 20)
+
+struct peer {
+	struct loop_source source;
+	struct loop *loop;
+	const struct peer_ops *ops;
+	void *owner;
+	uint8_t *in, *out;
+	size_t in_len, in_room, out_len, out_room;
+	bool *gone; /* set when closed from within a callback */
+};
+
+static int grow(uint8_t **buf, size_t *room, size_t need)
+{
+	uint8_t *p;
+
+	if (need <= *room)
+		return 0;
+	p = realloc(*buf, need * 2);
+	if (!p)
+		return -ENOMEM;
+	*buf = p;
+	*room = need * 2;
+	return 0;
+}
+
+static int flush(struct peer *p)
+{
+	while (p->out_len) {
+		ssize_t n = send(p->source.fd, p->out, p->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errno == EAGAIN ? 0 : -errno;
+		p->out_len -= (size_t)n;
+		memmove(p->out, p->out + n, p->out_len);
+	}
+	return loop_modify(p->loop, &p->source, EPOLLIN);
+}
+
+/* Works off whole messages; false: the peer is gone. */
+static bool deliver(struct peer *p)
+{
+	bool gone = false;
+	size_t at = 0;
+
+	p->gone = &gone;
+	while (p->in_len - at >= sizeof(struct wire_msg)) {
+		struct wire_msg m;
+
+		memcpy(&m, p->in + at, sizeof(m));
+		if (m.len > WIRE_MAX_BODY) {
+			p->gone = NULL;
+			p->ops->lost(p->owner, -EBADMSG);
+			return false;
+		}
+		if (p->in_len - at - sizeof(m) < m.len)
+			break;
+		p->ops->message(p->owner, m.type, p->in + at + sizeof(m), m.len);
+		if (gone)
+			return false;
+		at += sizeof(m) + m.len;
+	}
+	p->gone = NULL;
+	p->in_len -= at;
+	memmove(p->in, p->in + at, p->in_len);
+	return true;
+}
+
+static void peer_ready(struct loop_source *s, uint32_t events)
+{
+	struct peer *p = s->owner;
+	int err = 0;
+
+	if (events & EPOLLOUT)
+		err = flush(p);
+	while (!err) {
+		ssize_t n;
+
+		err = grow(&p->in, &p->in_room, p->in_len + 4096);
+		if (err)
+			break;
+		n = recv(s->fd, p->in + p->in_len, p->in_room - p->in_len, MSG_DONTWAIT);
+		if (n < 0 && errno == EAGAIN)
+			return;
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			err = n ? -errno : -ECONNRESET;
+			break;
+		}
+		p->in_len += (size_t)n;
+		if (!deliver(p))
+			return;
+	}
+	if (err)
+		p->ops->lost(p->owner, err);
+}
+
+/** peer_open() - takes over @sock, also on failure */
+int peer_open(struct loop *l, int sock, const struct peer_ops *ops, void *owner, struct peer **out)
+{
+	struct peer *p = calloc(1, sizeof(*p));
+	int err = p ? 0 : -ENOMEM;
+
+	if (!err) {
+		p->source = (struct loop_source){ sock, peer_ready, p };
+		p->loop = l;
+		p->ops = ops;
+		p->owner = owner;
+		if (fcntl(sock, F_SETFL, O_NONBLOCK))
+			err = -errno;
+	}
+	if (!err)
+		err = loop_add(l, &p->source, EPOLLIN);
+	if (err) {
+		close(sock);
+		free(p);
+		return err;
+	}
+	*out = p;
+	return 0;
+}
+
+void peer_close(struct peer *p)
+{
+	if (!p)
+		return;
+	if (p->gone)
+		*p->gone = true;
+	loop_remove(p->loop, &p->source);
+	close(p->source.fd);
+	free(p->in);
+	free(p->out);
+	free(p);
+}
+
+int peer_send2(struct peer *p, uint32_t type, const void *a, uint32_t a_len, const void *b,
+	       uint32_t b_len)
+{
+	struct wire_msg m = { type, a_len + b_len };
+	size_t len = sizeof(m) + a_len + b_len;
+	uint8_t *at;
+	int err;
+
+	if (p->out_len + len > MAX_QUEUED)
+		return -EAGAIN; /* a peer that does not read */
+	err = grow(&p->out, &p->out_room, p->out_len + len);
+	if (err)
+		return err;
+	at = p->out + p->out_len;
+	memcpy(at, &m, sizeof(m));
+	if (a_len)
+		memcpy(at + sizeof(m), a, a_len);
+	if (b_len)
+		memcpy(at + sizeof(m) + a_len, b, b_len);
+	p->out_len += len;
+	err = flush(p);
+	if (!err && p->out_len)
+		err = loop_modify(p->loop, &p->source, EPOLLIN | EPOLLOUT);
+	return err;
+}
+
+/** peer_send() - queue a message and send what the socket takes at once */
+int peer_send(struct peer *p, uint32_t type, const void *body, uint32_t len)
+{
+	return peer_send2(p, type, body, len, NULL, 0);
+}
+
+static int recv_all(int sock, void *to, size_t len, uint64_t deadline)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		struct pollfd pfd = { .fd = sock, .events = POLLIN };
+		uint64_t now = now_ns();
+		ssize_t n;
+
+		if (now >= deadline)
+			return -ETIMEDOUT;
+		n = poll(&pfd, 1, (int)((deadline - now) / NS_PER_MS) + 1);
+		if (n <= 0)
+			continue;
+		n = recv(sock, (char *)to + done, len - done, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -ECONNRESET;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+static int send_all(int sock, const void *from, size_t len)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = send(sock, (const char *)from + done, len - done, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+/** peer_greet() - say hello and hear the welcome; its status is the caller's to judge */
+int peer_greet(int sock, const struct wire_hello *hello, struct wire_welcome *welcome)
+{
+	int err = send_all(sock, hello, sizeof(*hello));
+
+	if (!err)
+		err = recv_all(sock, welcome, sizeof(*welcome),
+			       now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
+	if (!err && welcome->magic != WIRE_MAGIC)
+		err = -EBADMSG;
+	welcome->text[WIRE_TEXT_LEN - 1] = '\0';
+	return err;
+}
+
+int peer_recv_blocking(int sock, uint32_t *type, void *body, uint32_t room, uint32_t *len)
+{
+	uint64_t deadline = now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS;
+	struct wire_msg m;
+	int err = recv_all(sock, &m, sizeof(m), deadline);
+
+	if (!err && m.len > room)
+		err = -EBADMSG;
+	if (!err)
+		err = recv_all(sock, body, m.len, deadline);
+	if (!err) {
+		*type = m.type;
+		*len = m.len;
+	}
+	return err;
+}
+
+int peer_send_blocking(int sock, uint32_t type, const void *body, uint32_t len)
+{
+	struct wire_msg m = { type, len };
+	int err = send_all(sock, &m, sizeof(m));
+
+	return err ? err : send_all(sock, body, len);
+}
+
+/** peer_host_id() - the boot id: two daemons with the same one share a clock */
+void peer_host_id(uint8_t host[16])
+{
+	char text[64] = "";
+	FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+	unsigned int n = 0, byte;
+
+	memset(host, 0, 16);
+	if (!f)
+		return;
+	if (!fgets(text, sizeof(text), f))
+		text[0] = '\0';
+	fclose(f);
+	for (const char *p = text; *p && n < 16; p++)
+		if (*p != '-' && sscanf(p, "%2x", &byte) == 1) {
+			host[n++] = (uint8_t)byte;
+			p++;
+		}
+}

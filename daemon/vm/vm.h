@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef VM_VM_H
+#define VM_VM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <vmferry_vmm.h>
+
+#include "base/loop.h"
+#include "pages/region.h"
+
+struct dirty;
+
+/** enum vm_request - what can be asked of a VMM, whatever kind it is */
+enum vm_request {
+	VM_START_LOG = VMFERRY_MSG_START_LOG,
+	VM_STOP_LOG = VMFERRY_MSG_STOP_LOG,
+	VM_HARVEST = VMFERRY_MSG_HARVEST,
+	VM_PAUSE = VMFERRY_MSG_PAUSE,
+	VM_RESUME = VMFERRY_MSG_RESUME,
+	VM_SAVE = VMFERRY_MSG_SAVE,
+	VM_LOAD = VMFERRY_MSG_LOAD,
+	VM_RUN = VMFERRY_MSG_RUN,
+	VM_THROTTLE = VMFERRY_MSG_THROTTLE,
+	VM_RELEASE = VMFERRY_MSG_RELEASE,
+	VM_QUERY = VMFERRY_MSG_QUERY,
+	VM_DISCARD = VMFERRY_MSG_DISCARD,
+};
+
+struct vm;
+
+/** vm_answer_fn - @status: 0, the VMM's negative errno, -ECONNRESET if it is gone */
+typedef void (*vm_answer_fn)(void *arg, int status, const void *body, uint32_t len);
+
+/**
+ * struct vm_watcher - who is told that a VM's connection is gone
+ * Answers still owed are given first, with -ECONNRESET.
+ */
+struct vm_watcher {
+	void (*lost)(void *owner);
+	void *owner;
+};
+
+/**
+ * struct vm - one registered VM; the loop's thread only
+ * @refs: the connection's and one a migration; RAM stays mapped until the last is gone
+ * @sock: the VMM's connection, NULL once it is gone
+ * @is_fresh: its RAM is known to be empty (incoming)
+ * @is_busy: a migration, or the recovery after one, has it
+ */
+struct vm {
+	char name[VMFERRY_VMM_NAME_LEN];
+	uint8_t uuid[16];
+	uint32_t run_state;
+	uint32_t nr_vcpus;
+	int pid;
+	uint64_t state_size;
+	char untracked[VMFERRY_VMM_NAME_LEN];
+	struct region *regions;
+	uint64_t *sizes;
+	unsigned int nr_regions;
+	struct dirty *dirty;
+	unsigned int refs;
+	struct vm_socket *sock;
+	bool is_fresh;
+	bool is_busy;
+	struct vm_watcher *watcher;
+	struct vm *next;
+};
+
+/** struct vm_list - all VMs; @registered is told of each new one */
+struct vm_list {
+	struct vm *first;
+	struct loop *loop;
+	void (*registered)(void *owner, struct vm *vm);
+	void *owner;
+};
+
+struct vm *vm_find(struct vm_list *l, const char *name, bool incoming);
+struct vm *vm_get(struct vm *vm);
+void vm_put(struct vm *vm);
+bool vm_is_incoming(const struct vm *vm);
+uint64_t vm_ram_size(const struct vm *vm);
+const char *vm_state_name(const struct vm *vm);
+
+void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
+	    vm_answer_fn answer, void *arg);
+
+int vm_socket_listen(struct vm_list *l, const char *path);
+void vm_socket_stop(struct vm_list *l);
+/* for vm_socket.c */
+int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
+	    int *fds, struct vm **out, char *why, size_t why_len);
+int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
+		   int fd, vm_answer_fn answer, void *arg);
+
+#endif

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * VMMs that link libvmferry: their registration, our requests, their answers.
+ *
+ * Theory of operation: one connection a VM, requests answered in order. A VMM that says
+ * something impossible is disconnected; what it owed is answered with -ECONNRESET, then
+ * the VM's watcher is told. A request without an answer for REQUEST_TIMEOUT is taken
+ * for a VMM that hangs; it is disconnected likewise. Its guest, and all others, go on.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <vmferry.h>
+
+#include "base/deadline.h"
+#include "base/error.h"
+#include "base/fdpass.h"
+#include "peer/address.h"
+#include "vm.h"
+
+#define MAX_OWED 32
+#define REQUEST_TIMEOUT_MS 10000
+#define ROOM (sizeof(struct vmferry_msg) + VMFERRY_VMM_MAX_BODY)
+
+struct owed {
+	uint32_t type, seq;
+	vm_answer_fn answer;
+	void *arg;
+};
+
+struct vm_socket {
+	struct loop_source source;
+	struct vm_list *list;
+	struct vm *vm; /* NULL until registered */
+	struct vm_socket *next;
+	uint8_t buf[ROOM];
+	size_t len;
+	int fds[VMFERRY_VMM_MAX_FDS];
+	unsigned int nr_fds;
+	bool greeted;
+	uint32_t seq;
+	struct owed owed[MAX_OWED];
+	unsigned int first_owed, nr_owed;
+	struct loop_timer patience;
+};
+
+static struct listener {
+	struct loop_source source;
+	struct vm_socket *all;
+} listener = { .source.fd = -1 };
+
+static void drop_fds(struct vm_socket *s)
+{
+	for (unsigned int i = 0; i < s->nr_fds; i++)
+		if (s->fds[i] >= 0)
+			close(s->fds[i]);
+	s->nr_fds = 0;
+}
+
+static void unlink_vm(struct vm_list *l, struct vm *vm)
+{
+	for (struct vm **p = &l->first; *p; p = &(*p)->next)
+		if (*p == vm) {
+			*p = vm->next;
+			return;
+		}
+}
+
+static void disconnect(struct vm_socket *s)
+{
+	struct vm *vm = s->vm;
+
+	for (struct vm_socket **p = &listener.all; *p; p = &(*p)->next)
+		if (*p == s) {
+			*p = s->next;
+			break;
+		}
+	loop_remove(s->list->loop, &s->source);
+	loop_timer_fini(&s->patience);
+	close(s->source.fd);
+	drop_fds(s);
+	if (vm) {
+		vm->sock = NULL;
+		unlink_vm(s->list, vm);
+		while (s->nr_owed) {
+			struct owed o = s->owed[s->first_owed];
+
+			s->first_owed = (s->first_owed + 1) % MAX_OWED;
+			s->nr_owed--;
+			if (o.answer)
+				o.answer(o.arg, -ECONNRESET, NULL, 0);
+		}
+		if (vm->watcher)
+			vm->watcher->lost(vm->watcher->owner);
+		vm_put(vm);
+	}
+	free(s);
+}
+
+static void reject(struct vm_socket *s, const char *why)
+{
+	error_report("vmm socket: %s%s: %s; its guest is not touched; connection closed",
+		     s->vm ? "vm " : "a VMM", s->vm ? s->vm->name : "", why);
+	disconnect(s);
+}
+
+static void lost_patience(void *owner)
+{
+	struct vm_socket *s = owner;
+	char why[96];
+
+	snprintf(why, sizeof(why), "pid %d did not answer request %u within %d s",
+		 s->vm ? s->vm->pid : 0, s->nr_owed ? s->owed[s->first_owed].type : 0,
+		 REQUEST_TIMEOUT_MS / 1000);
+	reject(s, why);
+}
+
+static int reply(struct vm_socket *s, uint32_t type, uint32_t seq, int status, const void *body,
+		 uint32_t len)
+{
+	uint8_t out[sizeof(struct vmferry_msg) + sizeof(struct vmferry_msg_hello)];
+	struct vmferry_msg m = { type | VMFERRY_MSG_REPLY, len, seq, status };
+
+	memcpy(out, &m, sizeof(m));
+	if (len)
+		memcpy(out + sizeof(m), body, len);
+	return fdpass_send(s->source.fd, out, sizeof(m) + len, -1);
+}
+
+/* 0, or -1 after the connection was closed */
+static int take_hello(struct vm_socket *s, const struct vmferry_msg *m, const void *body)
+{
+	struct vmferry_msg_hello h;
+	struct vmferry_msg_hello mine = { VMFERRY_VMM_MAGIC, VMFERRY_VMM_VERSION, 0 };
+
+	if (s->greeted || m->len != sizeof(h)) {
+		reject(s, "bad hello");
+		return -1;
+	}
+	memcpy(&h, body, sizeof(h));
+	if (h.magic != VMFERRY_VMM_MAGIC || h.version != VMFERRY_VMM_VERSION) {
+		reply(s, m->type, m->seq, -EPROTONOSUPPORT, &mine, sizeof(mine));
+		reject(s, "speaks another version of the VMM protocol; update libvmferry");
+		return -1;
+	}
+	s->greeted = true;
+	return reply(s, m->type, m->seq, 0, &mine, sizeof(mine));
+}
+
+static bool is_terminated(const char *text)
+{
+	return memchr(text, '\0', VMFERRY_VMM_NAME_LEN) && text[0] >= ' ';
+}
+
+static const char *judge(struct vm_socket *s, const struct vmferry_msg *m,
+			 const struct vmferry_msg_register *r)
+{
+	if (!s->greeted || s->vm || m->len < sizeof(*r))
+		return "bad registration";
+	if (!is_terminated(r->name) || !memchr(r->untracked, '\0', VMFERRY_VMM_NAME_LEN))
+		return "bad name in registration";
+	if (!r->nr_regions || r->nr_regions > VMFERRY_MAX_REGIONS || !r->nr_vcpus ||
+	    m->len != sizeof(*r) + r->nr_regions * sizeof(struct vmferry_msg_region))
+		return "bad number of regions or vCPUs in registration";
+	if (s->nr_fds != r->nr_regions + 1)
+		return "registration without the right number of fds";
+	if (r->run_state < VMFERRY_RUN_RUNNING || r->run_state > VMFERRY_RUN_RELEASED)
+		return "bad run state in registration";
+	return NULL;
+}
+
+static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
+{
+	struct vmferry_msg_region regions[VMFERRY_MAX_REGIONS];
+	struct vmferry_msg_register r = { 0 };
+	char text[160] = "out of memory";
+	const char *why;
+	struct vm *vm;
+	int err;
+
+	memcpy(&r, body, m->len < sizeof(r) ? m->len : sizeof(r));
+	why = judge(s, m, &r);
+	if (!why) {
+		bool incoming = r.run_state == VMFERRY_RUN_INCOMING ||
+				r.run_state == VMFERRY_RUN_LOADED;
+
+		if (vm_find(s->list, r.name, incoming)) {
+			snprintf(text, sizeof(text), "a VM named %s is registered already", r.name);
+			why = text;
+		}
+	}
+	if (!why) {
+		memcpy(regions, body + sizeof(r), r.nr_regions * sizeof(regions[0]));
+		err = vm_make(&r, regions, s->fds, &vm, text, sizeof(text));
+		why = err ? text : NULL;
+	}
+	drop_fds(s);
+	if (why) {
+		reply(s, m->type, m->seq, -EINVAL, NULL, 0);
+		reject(s, why);
+		return -1;
+	}
+	s->vm = vm;
+	vm->sock = s;
+	vm->next = s->list->first;
+	s->list->first = vm;
+	err = reply(s, m->type, m->seq, 0, NULL, 0);
+	notice_report("vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs", vm->name, vm->pid,
+		      vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
+	s->list->registered(s->list->owner, vm);
+	return err;
+}
+
+static void note_run_state(struct vm *vm, uint32_t type)
+{
+	switch (type) {
+	case VM_PAUSE:
+		vm->run_state = VMFERRY_RUN_PAUSED;
+		break;
+	case VM_RESUME:
+	case VM_RUN:
+		vm->run_state = VMFERRY_RUN_RUNNING;
+		break;
+	case VM_LOAD:
+		vm->run_state = VMFERRY_RUN_LOADED;
+		break;
+	case VM_DISCARD:
+		vm->run_state = VMFERRY_RUN_INCOMING;
+		break;
+	case VM_RELEASE:
+		vm->run_state = VMFERRY_RUN_RELEASED;
+		break;
+	}
+}
+
+static int take_answer(struct vm_socket *s, const struct vmferry_msg *m, const void *body)
+{
+	struct owed o;
+	struct vm *vm = s->vm;
+
+	if (!s->nr_owed) {
+		reject(s, "answers what was not asked");
+		return -1;
+	}
+	o = s->owed[s->first_owed];
+	if (m->type != (o.type | VMFERRY_MSG_REPLY) || m->seq != o.seq) {
+		reject(s, "answers out of order");
+		return -1;
+	}
+	s->first_owed = (s->first_owed + 1) % MAX_OWED;
+	if (--s->nr_owed)
+		loop_timer_at(&s->patience, now_ns() + REQUEST_TIMEOUT_MS * NS_PER_MS);
+	else
+		loop_timer_stop(&s->patience);
+	if (!m->status)
+		note_run_state(vm, o.type);
+	if (o.answer)
+		o.answer(o.arg, m->status > 0 ? -EPROTO : m->status, body, m->len);
+	return 0;
+}
+
+static int take_message(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
+{
+	if (m->type & VMFERRY_MSG_REPLY)
+		return take_answer(s, m, body);
+	switch (m->type) {
+	case VMFERRY_MSG_HELLO:
+		return take_hello(s, m, body);
+	case VMFERRY_MSG_REGISTER:
+		return take_register(s, m, body);
+	default:
+		reject(s, "sends a message that only the daemon may send");
+		return -1;
+	}
+}
+
+static void socket_ready(struct loop_source *src, uint32_t events)
+{
+	struct vm_socket *s = src->owner;
+	struct vmferry_msg m;
+	ssize_t n;
+
+	(void)events;
+	n = fdpass_recv(src->fd, s->buf + s->len, sizeof(s->buf) - s->len, s->fds, &s->nr_fds,
+			VMFERRY_VMM_MAX_FDS);
+	if (n == -EAGAIN || n == -EINTR)
+		return;
+	if (n <= 0) {
+		if (s->vm)
+			notice_report("vm %s: its VMM (pid %d) closed the connection", s->vm->name,
+				      s->vm->pid);
+		disconnect(s);
+		return;
+	}
+	s->len += (size_t)n;
+	while (s->len >= sizeof(m)) {
+		memcpy(&m, s->buf, sizeof(m));
+		if (m.len > VMFERRY_VMM_MAX_BODY) {
+			reject(s, "sends a message that is too long");
+			return;
+		}
+		if (s->len < sizeof(m) + m.len)
+			return;
+		if (take_message(s, &m, s->buf + sizeof(m)))
+			return;
+		s->len -= sizeof(m) + m.len;
+		memmove(s->buf, s->buf + sizeof(m) + m.len, s->len);
+	}
+}
+
+int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
+		   int fd, vm_answer_fn answer, void *arg)
+{
+	uint8_t out[256];
+	struct vmferry_msg m = { type, len, ++s->seq, 0 };
+	int err;
+
+	if (s->nr_owed == MAX_OWED || sizeof(m) + len > sizeof(out))
+		return -EBUSY;
+	memcpy(out, &m, sizeof(m));
+	if (len)
+		memcpy(out + sizeof(m), body, len);
+	err = fdpass_send(s->source.fd, out, sizeof(m) + len, fd);
+	if (err)
+		return err;
+	s->owed[(s->first_owed + s->nr_owed) % MAX_OWED] =
+		(struct owed){ type, m.seq, answer, arg };
+	if (!s->nr_owed++)
+		loop_timer_at(&s->patience, now_ns() + REQUEST_TIMEOUT_MS * NS_PER_MS);
+	return 0;
+}
+
+static void accept_ready(struct loop_source *src, uint32_t events)
+{
+	struct vm_list *l = src->owner;
+	int fd = accept4(src->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct vm_socket *s;
+
+	(void)events;
+	if (fd < 0)
+		return;
+	s = calloc(1, sizeof(*s));
+	if (!s) {
+		close(fd);
+		return;
+	}
+	s->list = l;
+	s->source = (struct loop_source){ fd, socket_ready, s };
+	if (loop_timer_init(&s->patience, l->loop, lost_patience, s) ||
+	    loop_add(l->loop, &s->source, EPOLLIN)) {
+		loop_timer_fini(&s->patience);
+		close(fd);
+		free(s);
+		return;
+	}
+	s->next = listener.all;
+	listener.all = s;
+}
+
+/** vm_socket_listen() - let VMMs register at @path */
+int vm_socket_listen(struct vm_list *l, const char *path)
+{
+	char uri[256], why[160];
+	int fd;
+
+	snprintf(uri, sizeof(uri), "unix:%s", path);
+	fd = address_listen(uri, why, sizeof(why));
+	if (fd < 0) {
+		error_report("cannot listen for VMMs at %s: %s", path, why);
+		return fd;
+	}
+	listener.source = (struct loop_source){ fd, accept_ready, l };
+	return loop_add(l->loop, &listener.source, EPOLLIN);
+}
+
+/** vm_socket_stop() - disconnect all VMMs; their guests are not touched */
+void vm_socket_stop(struct vm_list *l)
+{
+	if (listener.source.fd >= 0) {
+		loop_remove(l->loop, &listener.source);
+		close(listener.source.fd);
+	}
+	while (listener.all)
+		disconnect(listener.all);
+}
