@@ -775,7 +775,8 @@ static void let_go_of_vm(struct migration *m)
 	}
 	if (vm->watcher == &m->watcher)
 		vm->watcher = NULL;
-	vm->is_busy = false;
+	if (m->state == SRC_FAILED)
+		vm->is_busy = false; /* else until it is released */
 }
 
 static void report_end(struct migration *m)
@@ -838,11 +839,7 @@ static void hold(struct migration *m)
 
 static void release(struct migration *m)
 {
-	uint64_t now = now_ns();
-
-	journal_note(m->f->journal, m->id, JOURNAL_DONE);
-	m->ended_ns = now;
-	vm_ask(m->vm, VM_RELEASE, NULL, 0, -1, NULL, NULL);
+	recovery_release(m->f, m->vm, m->id);
 	m->report.actual_ns[PART_STOP] = m->harvested_ns - m->last_exit_ns;
 	if (m->rest_sent_ns && m->sent_ns) {
 		m->report.actual_ns[PART_SAVE] =

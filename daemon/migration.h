@@ -110,5 +110,6 @@ struct recovery;
 struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const char *vm,
 				   const char *uri, recovery_fn answer, void *arg);
 void recovery_stop(struct recovery *r);
+void recovery_release(struct ferry *f, struct vm *vm, const uint8_t id[16]);
 
 #endif

@@ -124,56 +124,110 @@ struct held {
 	uint8_t id[16];
 };
 
+/*
+ * Outcomes are noted only once the VMM has acted: a daemon that dies in between finds the
+ * entry still open, and does the same again.
+ */
+static void acted(void *arg, int status, enum journal_mark mark, const char *what)
+{
+	struct held *h = arg;
+
+	h->vm->is_busy = false;
+	if (status) {
+		error_report("vm %s: its VMM did not %s: %s; look at the VMM (pid %d)", h->vm->name, what,
+			     strerror(-status), h->vm->pid);
+	} else {
+		journal_note(h->f->journal, h->id, mark);
+		notice_report("vm %s: its VMM did %s", h->vm->name, what);
+	}
+	vm_put(h->vm);
+	free(h);
+}
+
 static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 {
-	struct vm *vm = arg;
+	(void)body;
+	(void)len;
+	acted(arg, status, JOURNAL_NEVER, "run the guest on");
+}
+
+static void on_ran(void *arg, int status, const void *body, uint32_t len)
+{
+	(void)body;
+	(void)len;
+	acted(arg, status, JOURNAL_DONE, "start the guest");
+}
+
+static void on_released(void *arg, int status, const void *body, uint32_t len)
+{
+	struct held *h = arg;
 
 	(void)body;
 	(void)len;
-	vm->is_busy = false;
-	if (status)
-		error_report("vm %s: its VMM cannot run the guest on: %s; look at the VMM (pid %d)", vm->name,
-			     strerror(-status), vm->pid);
-	else
-		notice_report("vm %s: the guest runs here again", vm->name);
-	vm_put(vm);
+	/* It may be gone already: the guest is the destination's in any case. */
+	(void)status;
+	journal_note(h->f->journal, h->id, JOURNAL_DONE);
+	h->vm->is_busy = false;
+	vm_put(h->vm);
+	free(h);
+}
+
+static struct held *held_new(struct ferry *f, struct vm *vm, const uint8_t id[16])
+{
+	struct held *h = calloc(1, sizeof(*h));
+
+	if (!h) {
+		error_report("vm %s: out of memory while recovering; restart vmferryd", vm->name);
+		return NULL;
+	}
+	h->f = f;
+	h->vm = vm_get(vm);
+	memcpy(h->id, id, 16);
+	vm->is_busy = true;
+	return h;
+}
+
+static void act(struct ferry *f, struct vm *vm, const uint8_t id[16], enum vm_request request,
+		vm_answer_fn answer)
+{
+	struct held *h = held_new(f, vm, id);
+
+	if (h)
+		vm_ask(vm, request, NULL, 0, -1, answer, h);
 }
 
 static void resume_here(struct ferry *f, struct vm *vm, const uint8_t id[16])
 {
-	journal_note(f->journal, id, JOURNAL_NEVER);
-	vm->is_busy = true;
-	vm_ask(vm, VM_RESUME, NULL, 0, -1, on_resumed, vm_get(vm));
+	act(f, vm, id, VM_RESUME, on_resumed);
 	vm_ask(vm, VM_STOP_LOG, NULL, 0, -1, NULL, NULL);
+}
+
+/** recovery_release() - the guest of migration @id runs elsewhere for good */
+void recovery_release(struct ferry *f, struct vm *vm, const uint8_t id[16])
+{
+	act(f, vm, id, VM_RELEASE, on_released);
 }
 
 static void on_peer_answered(void *arg, bool runs_there)
 {
 	struct held *h = arg;
 
-	h->vm->is_busy = false;
-	if (runs_there) {
-		journal_note(h->f->journal, h->id, JOURNAL_DONE);
-		vm_ask(h->vm, VM_RELEASE, NULL, 0, -1, NULL, NULL);
-	} else {
+	if (runs_there)
+		recovery_release(h->f, h->vm, h->id);
+	else
 		resume_here(h->f, h->vm, h->id);
-	}
 	vm_put(h->vm);
 	free(h);
 }
 
 static void hold(struct ferry *f, struct vm *vm, const struct journal_entry *e)
 {
-	struct held *h = calloc(1, sizeof(*h));
+	struct held *h = held_new(f, vm, e->id);
 
 	if (!h)
 		return;
 	error_report("vm %s: GO was sent to %s before this daemon ended: the guest is held paused here "
 		     "until the peer says whether it runs there", vm->name, e->peer);
-	h->f = f;
-	h->vm = vm_get(vm);
-	memcpy(h->id, e->id, 16);
-	vm->is_busy = true;
 	recovery_ask_peer(f, e->id, vm->name, e->peer, on_peer_answered, h);
 }
 
@@ -229,9 +283,7 @@ static void destination_registered(struct ferry *f, struct vm *vm)
 
 	if (vm->run_state == VMFERRY_RUN_LOADED && e && e->mark == JOURNAL_GO) {
 		notice_report("vm %s: GO was heard before this daemon ended: running the guest", vm->name);
-		journal_note(f->journal, e->id, JOURNAL_DONE);
-		vm->is_busy = true;
-		vm_ask(vm, VM_RUN, NULL, 0, -1, on_resumed, vm_get(vm));
+		act(f, vm, e->id, VM_RUN, on_ran);
 		return;
 	}
 	if (e && e->mark == JOURNAL_GO)

@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The control socket, in QMP's manner: greeting, capabilities, one JSON object a line,
+ * answers with the id they were asked with, and events.
+ *
+ * Theory of operation: a client that sends too long a line or does not read its answers
+ * is disconnected; nobody else waits for it.
+ */
+#include "api.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "peer/address.h"
+#include "report.h"
+
+#define MAX_LINE 65536
+#define MAX_QUEUED (1 << 20)
+
+struct client {
+	struct api *api;
+	struct loop_source source;
+	struct client *next;
+	bool may_command;
+	char in[MAX_LINE];
+	size_t in_len;
+	char *out;
+	size_t out_len;
+	bool doomed;
+};
+
+struct api {
+	struct ferry *f;
+	struct loop_source source;
+	struct client *clients;
+	struct migration_params params;
+};
+
+struct command {
+	const char *name;
+	json_t *(*run)(struct api *a, json_t *args, char *why, size_t len);
+};
+
+/* ---- sending ---- */
+
+static void flush(struct client *c)
+{
+	while (c->out_len) {
+		ssize_t n = send(c->source.fd, c->out, c->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0) {
+			if (errno != EAGAIN)
+				c->doomed = true;
+			else
+				loop_modify(c->api->f->loop, &c->source, EPOLLIN | EPOLLOUT);
+			return;
+		}
+		c->out_len -= (size_t)n;
+		memmove(c->out, c->out + n, c->out_len);
+	}
+	loop_modify(c->api->f->loop, &c->source, EPOLLIN);
+}
+
+static void say(struct client *c, json_t *j)
+{
+	char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER), *out;
+	size_t len = text ? strlen(text) : 0;
+
+	if (!text || c->out_len + len + 2 > MAX_QUEUED) {
+		c->doomed = true;
+	} else if ((out = realloc(c->out, c->out_len + len + 2))) {
+		c->out = out;
+		memcpy(c->out + c->out_len, text, len);
+		memcpy(c->out + c->out_len + len, "\r\n", 2);
+		c->out_len += len + 2;
+		flush(c);
+	}
+	free(text);
+	json_decref(j);
+}
+
+static void free_client(struct client *c)
+{
+	for (struct client **p = &c->api->clients; *p; p = &(*p)->next)
+		if (*p == c) {
+			*p = c->next;
+			break;
+		}
+	loop_remove(c->api->f->loop, &c->source);
+	close(c->source.fd);
+	free(c->out);
+	free(c);
+}
+
+static void emit(struct ferry *f, const char *vm, const char *event, const char *detail)
+{
+	struct api *a = f->api;
+	struct timespec ts;
+
+	if (!a)
+		return;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	for (struct client *c = a->clients; c; c = c->next) {
+		json_t *d = json_pack("{s:s}", "vm", vm);
+
+		if (!c->may_command) {
+			json_decref(d);
+			continue;
+		}
+		if (detail)
+			json_object_set_new(d, !strcmp(event, "MIGRATION") ? "status" : "detail",
+					    json_string(detail));
+		say(c, json_pack("{s:s, s:o, s:{s:I, s:I}}", "event", event, "data", d, "timestamp",
+				 "seconds", (json_int_t)ts.tv_sec, "microseconds",
+				 (json_int_t)(ts.tv_nsec / 1000)));
+	}
+}
+
+/* ---- arguments ---- */
+
+static bool take_uint(json_t *v, const char *key, uint64_t max, uint64_t *to, char *why, size_t len)
+{
+	if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+	    (uint64_t)json_integer_value(v) > max) {
+		snprintf(why, len, "'%s' must be an integer from 0 to %llu", key, (unsigned long long)max);
+		return false;
+	}
+	*to = (uint64_t)json_integer_value(v);
+	return true;
+}
+
+static bool take_bool(json_t *v, const char *key, bool *to, char *why, size_t len)
+{
+	if (!json_is_boolean(v)) {
+		snprintf(why, len, "'%s' must be true or false", key);
+		return false;
+	}
+	*to = json_is_true(v);
+	return true;
+}
+
+static bool take_param(struct migration_params *p, const char *key, json_t *v, char *why, size_t len)
+{
+	uint64_t n = 0;
+	bool ok = true;
+
+	if (!strcmp(key, "multifd-channels")) {
+		ok = take_uint(v, key, CHANNEL_MAX, &n, why, len);
+		p->channels = (unsigned int)n;
+	} else if (!strcmp(key, "downtime-limit")) {
+		ok = take_uint(v, key, 2000000, &n, why, len);
+		p->downtime_limit_ms = (unsigned int)n;
+	} else if (!strcmp(key, "max-bandwidth")) {
+		ok = take_uint(v, key, UINT64_MAX >> 1, &p->max_bandwidth, why, len);
+	} else if (!strcmp(key, "timeout")) {
+		ok = take_uint(v, key, 1000000, &n, why, len);
+		p->timeout_s = (unsigned int)n;
+	} else if (!strcmp(key, "switchover-max-tries")) {
+		ok = take_uint(v, key, 1000, &n, why, len);
+		p->max_tries = (unsigned int)n;
+	} else if (!strcmp(key, "downtime-limit-strict")) {
+		ok = take_bool(v, key, &p->strict, why, len);
+	} else if (!strcmp(key, "throttle")) {
+		ok = take_bool(v, key, &p->throttle, why, len);
+	} else if (!strcmp(key, "multifd-compression")) {
+		const char *s = json_string_value(v);
+
+		if (!s || (strcmp(s, "none") && strcmp(s, "zstd"))) {
+			snprintf(why, len, "'%s' must be \"none\" or \"zstd\"", key);
+			return false;
+		}
+		p->zstd_level = strcmp(s, "zstd") ? 0 : 1;
+	} else {
+		snprintf(why, len, "unknown parameter '%s'", key);
+		return false;
+	}
+	return ok;
+}
+
+static bool take_params(struct migration_params *p, json_t *args, char *why, size_t len)
+{
+	const char *key;
+	json_t *v;
+
+	json_object_foreach (args, key, v) {
+		if (!strcmp(key, "vm") || !strcmp(key, "uri"))
+			continue;
+		if (!take_param(p, key, v, why, len))
+			return false;
+	}
+	return true;
+}
+
+static const char *name_of(json_t *args, const char *key, char *why, size_t len)
+{
+	const char *s = json_string_value(json_object_get(args, key));
+
+	if (!s)
+		snprintf(why, len, "argument '%s' is missing or not a string", key);
+	return s;
+}
+
+/* ---- commands ---- */
+
+static json_t *cmd_migrate(struct api *a, json_t *args, char *why, size_t len)
+{
+	const char *vm = name_of(args, "vm", why, len);
+	const char *uri = vm ? name_of(args, "uri", why, len) : NULL;
+	struct migration_params p = a->params;
+
+	if (!uri || !take_params(&p, args, why, len) || migration_start(a->f, vm, uri, &p, why, len))
+		return NULL;
+	return json_object();
+}
+
+static json_t *cmd_set_parameters(struct api *a, json_t *args, char *why, size_t len)
+{
+	struct migration_params p = a->params;
+
+	if (!take_params(&p, args, why, len))
+		return NULL;
+	a->params = p;
+	return json_object();
+}
+
+static json_t *cmd_query_parameters(struct api *a, json_t *args, char *why, size_t len)
+{
+	(void)args;
+	(void)why;
+	(void)len;
+	return report_params(&a->params);
+}
+
+static json_t *cmd_query_migrate(struct api *a, json_t *args, char *why, size_t len)
+{
+	const char *vm = name_of(args, "vm", why, len);
+	struct migration *m = vm ? migration_find(a->f, vm) : NULL;
+
+	if (!vm)
+		return NULL;
+	return m ? report_migration(m) : json_pack("{s:s, s:s}", "vm", vm, "status", "none");
+}
+
+static json_t *cmd_cancel(struct api *a, json_t *args, char *why, size_t len)
+{
+	const char *vm = name_of(args, "vm", why, len);
+
+	return vm && !migration_cancel(a->f, vm, why, len) ? json_object() : NULL;
+}
+
+static json_t *cmd_resolve(struct api *a, json_t *args, char *why, size_t len)
+{
+	const char *vm = name_of(args, "vm", why, len);
+	json_t *here = json_object_get(args, "run-here");
+
+	if (!vm)
+		return NULL;
+	if (!json_is_boolean(here)) {
+		snprintf(why, len, "argument 'run-here' must be true or false");
+		return NULL;
+	}
+	return migration_resolve(a->f, vm, json_is_true(here), why, len) ? NULL : json_object();
+}
+
+static json_t *cmd_query_vms(struct api *a, json_t *args, char *why, size_t len)
+{
+	json_t *list = json_array();
+
+	(void)args;
+	(void)why;
+	(void)len;
+	for (struct vm *vm = a->f->vms.first; vm; vm = vm->next) {
+		struct migration *m = vm_is_incoming(vm) ? NULL : migration_find(a->f, vm->name);
+
+		json_array_append_new(
+			list, json_pack("{s:s, s:s, s:i, s:I, s:i, s:s}", "name", vm->name, "status",
+					vm_state_name(vm), "vcpus", (int)vm->nr_vcpus, "ram",
+					(json_int_t)vm_ram_size(vm), "pid", vm->pid, "migration",
+					m ? migration_status_name(migration_status(m)) : "none"));
+	}
+	return list;
+}
+
+static json_t *cmd_query_version(struct api *a, json_t *args, char *why, size_t len)
+{
+	(void)a;
+	(void)args;
+	(void)why;
+	(void)len;
+	return json_pack("{s:s}", "vmferry", VMFERRY_RELEASE);
+}
+
+static json_t *cmd_query_commands(struct api *a, json_t *args, char *why, size_t len);
+
+static const struct command commands[] = {
+	{ "migrate", cmd_migrate },
+	{ "migrate_cancel", cmd_cancel },
+	{ "migrate-set-parameters", cmd_set_parameters },
+	{ "query-migrate-parameters", cmd_query_parameters },
+	{ "query-migrate", cmd_query_migrate },
+	{ "query-vms", cmd_query_vms },
+	{ "query-version", cmd_query_version },
+	{ "query-commands", cmd_query_commands },
+	{ "resolve", cmd_resolve },
+};
+
+#define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
+
+static json_t *cmd_query_commands(struct api *a, json_t *args, char *why, size_t len)
+{
+	json_t *list = json_array();
+
+	(void)a;
+	(void)args;
+	(void)why;
+	(void)len;
+	for (size_t i = 0; i < NR_COMMANDS; i++)
+		json_array_append_new(list, json_pack("{s:s}", "name", commands[i].name));
+	return list;
+}
+
+static void answer(struct client *c, json_t *id, json_t *result, const char *class, const char *why)
+{
+	json_t *j = result ? json_pack("{s:o}", "return", result) :
+			     json_pack("{s:{s:s, s:s}}", "error", "class", class, "desc", why);
+
+	if (id)
+		json_object_set(j, "id", id);
+	say(c, j);
+}
+
+static void take_line(struct client *c, const char *line, size_t line_len)
+{
+	json_t *j = json_loadb(line, line_len, 0, NULL), *id = json_object_get(j, "id");
+	const char *name = json_string_value(json_object_get(j, "execute"));
+	json_t *args = json_object_get(j, "arguments"), *none = json_object();
+	char why[512] = "it failed";
+	size_t i;
+
+	if (!json_is_object(j) || !name || (args && !json_is_object(args))) {
+		answer(c, id, NULL, "GenericError", "expected {\"execute\": NAME, \"arguments\": {...}}");
+	} else if (!strcmp(name, "qmp_capabilities")) {
+		c->may_command = true;
+		answer(c, id, json_object(), NULL, NULL);
+	} else if (!c->may_command) {
+		answer(c, id, NULL, "CommandNotFound", "say qmp_capabilities first");
+	} else {
+		for (i = 0; i < NR_COMMANDS && strcmp(commands[i].name, name); i++)
+			;
+		if (i == NR_COMMANDS) {
+			snprintf(why, sizeof(why), "The command %.64s has not been found", name);
+			answer(c, id, NULL, "CommandNotFound", why);
+		} else {
+			json_t *r = commands[i].run(c->api, args ? args : none, why, sizeof(why));
+
+			answer(c, id, r, "GenericError", why);
+		}
+	}
+	json_decref(none);
+	json_decref(j);
+}
+
+static void client_ready(struct loop_source *s, uint32_t events)
+{
+	struct client *c = s->owner;
+	char *end;
+	ssize_t n;
+
+	if (events & EPOLLOUT)
+		flush(c);
+	n = recv(s->fd, c->in + c->in_len, sizeof(c->in) - c->in_len, MSG_DONTWAIT);
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR) || c->doomed) {
+		free_client(c);
+		return;
+	}
+	if (n < 0)
+		return;
+	c->in_len += (size_t)n;
+	while (!c->doomed && (end = memchr(c->in, '\n', c->in_len))) {
+		size_t len = (size_t)(end - c->in);
+
+		if (len > 1)
+			take_line(c, c->in, len);
+		c->in_len -= len + 1;
+		memmove(c->in, end + 1, c->in_len);
+	}
+	if (c->doomed || c->in_len == sizeof(c->in))
+		free_client(c);
+}
+
+static void accept_ready(struct loop_source *s, uint32_t events)
+{
+	struct api *a = s->owner;
+	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct client *c = fd >= 0 ? calloc(1, sizeof(*c)) : NULL;
+
+	(void)events;
+	if (!c) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	c->api = a;
+	c->source = (struct loop_source){ fd, client_ready, c };
+	if (loop_add(a->f->loop, &c->source, EPOLLIN)) {
+		close(fd);
+		free(c);
+		return;
+	}
+	c->next = a->clients;
+	a->clients = c;
+	say(c, json_pack("{s:{s:{s:{s:s}}, s:[]}}", "QMP", "version", "vmferry", "release",
+			 VMFERRY_RELEASE, "capabilities"));
+}
+
+/** api_listen() - serve the control socket at @path */
+int api_listen(struct ferry *f, const char *path)
+{
+	struct api *a = calloc(1, sizeof(*a));
+	char uri[256], why[160];
+	int fd;
+
+	if (!a)
+		return -ENOMEM;
+	snprintf(uri, sizeof(uri), "unix:%s", path);
+	fd = address_listen(uri, why, sizeof(why));
+	if (fd < 0) {
+		error_report("cannot listen at the control socket %s: %s", path, why);
+		free(a);
+		return fd;
+	}
+	a->f = f;
+	a->params = migration_default_params;
+	a->source = (struct loop_source){ fd, accept_ready, a };
+	f->api = a;
+	f->emit = emit;
+	return loop_add(f->loop, &a->source, EPOLLIN);
+}
+
+void api_stop(struct ferry *f)
+{
+	struct api *a = f->api;
+
+	if (!a)
+		return;
+	f->api = NULL;
+	loop_remove(f->loop, &a->source);
+	close(a->source.fd);
+	while (a->clients)
+		free_client(a->clients);
+	free(a);
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef CONTROL_REPORT_H
+#define CONTROL_REPORT_H
+
+#include <jansson.h>
+
+#include "migration.h"
+
+json_t *report_migration(struct migration *m);
+json_t *report_params(const struct migration_params *p);
+
+#endif

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* vmferryd: start-up in order, then the loop, then an orderly end. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "control/api.h"
+#include "migration.h"
+#include "options.h"
+#include "peer/peer.h"
+
+static void emit_nothing(struct ferry *f, const char *vm, const char *event, const char *detail)
+{
+	(void)f;
+	(void)vm;
+	(void)event;
+	(void)detail;
+}
+
+static void on_signal(struct loop_source *s, uint32_t events)
+{
+	struct ferry *f = s->owner;
+	struct signalfd_siginfo si;
+
+	(void)events;
+	if (read(s->fd, &si, sizeof(si)) != sizeof(si))
+		return;
+	notice_report("vmferryd: ending on signal %u; guests stay where they run", si.ssi_signo);
+	loop_stop(f->loop);
+}
+
+static int watch_signals(struct ferry *f, struct loop_source *s)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	*s = (struct loop_source){ signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), on_signal, f };
+	return s->fd < 0 ? -errno : loop_add(f->loop, s, EPOLLIN);
+}
+
+static int make_dir(const char *path, mode_t mode)
+{
+	if (!mkdir(path, mode) || errno == EEXIST)
+		return 0;
+	error_report("cannot make directory %s: %s", path, strerror(errno));
+	return -errno;
+}
+
+static int start(struct ferry *f, const struct options *o, struct loop_source *signals)
+{
+	char path[300];
+	int err = make_dir(o->run_dir, 0700);
+
+	if (!err)
+		err = make_dir(o->state_dir, 0700);
+	if (err)
+		return err;
+	f->loop = loop_new();
+	if (!f->loop)
+		return -ENOMEM;
+	f->vms.loop = f->loop;
+	f->vms.registered = recovery_registered;
+	f->vms.owner = f;
+	f->emit = emit_nothing;
+	peer_host_id(f->host);
+	err = watch_signals(f, signals);
+	snprintf(path, sizeof(path), "%s/journal", o->state_dir);
+	if (!err) {
+		err = journal_open(f->loop, path, &f->journal);
+		if (err)
+			error_report("journal %s: %s; without it no guest is moved", path, strerror(-err));
+	}
+	/* Peers before VMMs: a VM that registers may have a question for us to answer. */
+	if (!err)
+		err = incoming_listen(f, o->listen);
+	if (!err)
+		err = vm_socket_listen(&f->vms, o->vmm_socket);
+	if (!err)
+		err = api_listen(f, o->control_socket);
+	return err;
+}
+
+int main(int argc, char **argv)
+{
+	struct ferry f = { 0 };
+	struct options o = { 0 };
+	struct loop_source signals = { .fd = -1 };
+	int err = options_parse(&o, argc, argv);
+
+	if (err) {
+		options_free(&o);
+		return err > 0 ? 0 : 2;
+	}
+	err = start(&f, &o, &signals);
+	if (!err) {
+		notice_report("vmferryd %s: ready; peers at %s, VMMs at %s, control at %s",
+			      VMFERRY_RELEASE, o.listen, o.vmm_socket, o.control_socket);
+		sd_notify(0, "READY=1");
+		err = loop_run(f.loop);
+		sd_notify(0, "STOPPING=1");
+	}
+	migration_stop_all(&f, "this daemon was told to end");
+	incoming_stop(&f, "the daemon there was told to end");
+	api_stop(&f);
+	vm_socket_stop(&f.vms);
+	journal_close(f.journal);
+	if (signals.fd >= 0)
+		close(signals.fd);
+	loop_free(f.loop);
+	if (!err || err == -EINTR)
+		unlink(o.control_socket), unlink(o.vmm_socket);
+	options_free(&o);
+	return err ? 1 : 0;
+}
