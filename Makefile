@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# vmferry. "make demo" shows it, "make check" tests it; both install what is missing (as root).
+#
+#   OUT=DIR       where products go (out)
+#   SAN=address,undefined | thread    build with that sanitizer, into OUT
+#   DEPS=no       never install packages
+
+OUT ?= out
+SAN ?=
+RELEASE := 0.1
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+CC ?= gcc
+CFLAGS ?= -O2 -g
+ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -D_GNU_SOURCE -DVMFERRY_RELEASE='"$(RELEASE)"' \
+	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
+
+.PHONY: all check demo bench deps install clean check-includes
+.DELETE_ON_ERROR:
+all:
+
+include vmm/libvmferry/Makefile
+include vmm/ferryvm/Makefile
+include vmm/guest/Makefile
+include daemon/Makefile
+include tests/unit/Makefile
+
+all: $(PRODUCTS)
+
+# Each folder's objects get that folder's own include paths: see check-includes.
+$(OUT)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) $(INCLUDES_$(firstword $(subst /, ,$*))) -c $< -o $@
+
+INCLUDES_vmm = -Iuapi -Ivmm/libvmferry
+INCLUDES_daemon = -Iuapi -Idaemon
+INCLUDES_tests = -Iuapi -Idaemon -Ivmm/libvmferry
+
+deps:
+	@DEPS=$(DEPS) tests/lib/install-packages
+
+check: deps
+	tests/run
+
+demo: deps
+	@$(MAKE) --no-print-directory -s all
+	@tests/lib/demo
+
+bench: deps
+	@$(MAKE) --no-print-directory -s all
+	@tests/bench/migrate.py
+
+check-includes:
+	tests/lib/check-includes
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
+		$(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8
+	install $(OUT)/bin/vmferryd $(DESTDIR)$(PREFIX)/sbin
+	install $(OUT)/bin/vmferry $(OUT)/bin/ferryvm $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(OUT)/vmm/libvmferry.a $(DESTDIR)$(PREFIX)/lib
+	install $(OUT)/vmm/libvmferry.so.0 $(DESTDIR)$(PREFIX)/lib
+	ln -sf libvmferry.so.0 $(DESTDIR)$(PREFIX)/lib/libvmferry.so
+	install -m 644 vmm/libvmferry/libvmferry.h uapi/vmferry.h uapi/vmferry_vmm.h $(DESTDIR)$(PREFIX)/include
+	sed 's|@PREFIX@|$(PREFIX)|; s|@RELEASE@|$(RELEASE)|' vmm/libvmferry/libvmferry.pc.in \
+		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/libvmferry.pc
+	install -m 644 packaging/man/vmferry.1 packaging/man/ferryvm.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 packaging/man/vmferryd.8 $(DESTDIR)$(PREFIX)/share/man/man8
+
+clean:
+	rm -rf $(OUT)
+
+-include $(shell find $(OUT) -name '*.d' 2>/dev/null)

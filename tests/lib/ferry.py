@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Shared steps of the end-to-end tests: daemons, VMMs, the control socket, the guest's verdict.
+
+Everything started here is ended by its pid, and everything made lies in one temporary
+directory that goes away with the Host. Waits are for events or states, with a deadline.
+"""
+import json, os, shutil, signal, socket, subprocess, sys, tempfile, time
+
+TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
+OUT = os.environ.get('VMFERRY_OUT', os.path.join(TOP, 'out'))
+SLOW = float(os.environ.get('VMFERRY_SLOW', '1'))  # sanitizers: deadlines that much longer
+
+
+class Failed(Exception):
+    pass
+
+
+def wait_for(what, probe, seconds=20.0):
+    """Calls probe until it returns something true, and returns that."""
+    end = time.monotonic() + seconds * SLOW
+    while True:
+        got = probe()
+        if got:
+            return got
+        if time.monotonic() > end:
+            raise Failed(f'waited {seconds * SLOW:.0f} s in vain for {what}')
+        time.sleep(0.005)
+
+
+class Qmp:
+    """One connection to a daemon's control socket."""
+
+    def __init__(self, path):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(path)
+        self.sock.settimeout(30 * SLOW)
+        self.file = self.sock.makefile('rw')
+        self.events = []
+        self.greeting = json.loads(self.file.readline())
+        self.ask('qmp_capabilities')
+
+    def raw(self, text):
+        self.file.write(text + '\n')
+        self.file.flush()
+        while True:
+            line = self.file.readline()
+            if not line:
+                raise Failed('the daemon closed the control connection')
+            got = json.loads(line)
+            if 'event' not in got:
+                return got
+            self.events.append(got)
+
+    def ask(self, command, **args):
+        got = self.raw(json.dumps({'execute': command, 'arguments': args}))
+        if 'error' in got:
+            raise Failed(got['error']['desc'])
+        return got['return']
+
+    def close(self):
+        self.file.close()
+        self.sock.close()
+
+
+class Daemon:
+    def __init__(self, scene, name, listen=None):
+        self.scene, self.name = scene, name
+        self.dir = os.path.join(scene.dir, name)
+        os.makedirs(self.dir)
+        self.listen = listen or f'unix:{self.dir}/peer.sock'
+        self.log = os.path.join(self.dir, 'log')
+        self.proc = None
+        self.start()
+
+    def start(self):
+        with open(self.log, 'a') as log:
+            self.proc = subprocess.Popen(
+                self.scene.wrap + [os.path.join(OUT, 'bin', 'vmferryd'), '--run-dir', self.dir, '--state-dir',
+                                   self.dir + '/state', '--listen', self.listen, '--config', '/dev/null'],
+                stderr=log, stdin=subprocess.DEVNULL)
+        self.scene.started(self)
+        wait_for(f'daemon {self.name} to be ready', self.is_ready)
+
+    def is_ready(self):
+        if self.proc.poll() is not None:
+            raise Failed(f'daemon {self.name} ended with {self.proc.returncode}: {self.text()}')
+        try:
+            Qmp(self.control).close()
+            return True
+        except OSError:
+            return False
+
+    @property
+    def control(self):
+        return self.dir + '/control.sock'
+
+    @property
+    def vmm(self):
+        return self.dir + '/vmm.sock'
+
+    def text(self):
+        with open(self.log) as f:
+            return f.read()
+
+    def qmp(self):
+        return Qmp(self.control)
+
+    def ask(self, command, **args):
+        q = self.qmp()
+        try:
+            return q.ask(command, **args)
+        finally:
+            q.close()
+
+    def vms(self):
+        return {v['name'] + ('-in' if v['status'] in ('inmigrate', 'loaded') else ''): v for v in self.ask('query-vms')}
+
+    def kill(self, sig=signal.SIGKILL):
+        if self.proc and self.proc.poll() is None:
+            self.proc.send_signal(sig)
+        if self.proc:
+            self.proc.wait()
+
+    stop = kill
+
+
+class Vmm:
+    def __init__(self, scene, daemon, name='web1', append='', incoming=False, ram='128M', vcpus=1, options=(),
+                 binary=None):
+        self.scene, self.daemon, self.name = scene, daemon, name
+        scene.count += 1
+        self.stats_path = os.path.join(scene.dir, f'stats{scene.count}')
+        self.log = os.path.join(scene.dir, f'vmm{scene.count}.log')
+        what = ['--incoming'] if incoming else ['--kernel', os.path.join(OUT, 'bin', 'guest.elf'), '--append', append]
+        with open(self.log, 'w') as log:
+            self.proc = subprocess.Popen(
+                scene.wrap + [binary or os.path.join(OUT, 'bin', 'ferryvm'), '--name', name, '--ram', ram, '--vcpus',
+                              str(vcpus), '--daemon', daemon.vmm, '--stats', self.stats_path, '--quiet', *what, *options],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        scene.started(self)
+        wait_for(f'{name} to register', self.is_registered)
+
+    def is_registered(self):
+        if self.proc.poll() is not None:
+            raise Failed(f'{self.name} ended with {self.proc.returncode}: {open(self.log).read()}')
+        return any(v['pid'] == self.proc.pid for v in self.daemon.ask('query-vms')) and os.path.exists(self.stats_path)
+
+    def stats(self):
+        for _ in range(100):
+            try:
+                s = socket.socket(socket.AF_UNIX)
+                s.settimeout(30 * SLOW)
+                s.connect(self.stats_path)
+                with s.makefile() as f:
+                    return json.loads(f.readline())
+            except (ConnectionError, FileNotFoundError):
+                time.sleep(0.02)
+            finally:
+                s.close()
+        raise Failed(f'{self.name}: no statistics')
+
+    def is_filled(self):
+        v = self.stats()['vcpus']
+        return bool(v) and all(c['filled'] for c in v)
+
+    def wait_filled(self):
+        wait_for(f'{self.name} to fill its memory', self.is_filled, 60)
+
+    def runs(self):
+        return self.proc.poll() is None and self.stats()['running']
+
+    def verdict(self):
+        """Waits until every vCPU has looked at all its pages once more; returns pages seen."""
+        first = self.stats()['vcpus']
+
+        def whole():
+            now = self.stats()['vcpus']
+            check(now)
+            return now and all(b['verified'] - a['verified'] >= 2 * a['owned'] for a, b in zip(first, now))
+        wait_for(f'{self.name} to verify its memory', whole, 60)
+        return sum(c['owned'] for c in first)
+
+    def kill(self, sig=signal.SIGKILL):
+        if self.proc.poll() is None:
+            self.proc.send_signal(sig)
+        self.proc.wait()
+
+    stop = kill
+
+
+def check(vcpus):
+    for i, c in enumerate(vcpus):
+        if c['errors']:
+            raise Failed(f"vcpu {i}: {c['errors']} wrong pages, first 0x{c['bad-page']:x} word {c['bad-word']}: "
+                         f"wanted 0x{c['bad-want']:x}, found 0x{c['bad-got']:x}")
+
+
+class Scene:
+    """All that one test starts; used as a context, ends everything it started."""
+
+    def __init__(self):
+        self.dir = tempfile.mkdtemp(prefix='vmferry-')
+        self.procs, self.count = [], 0
+        self.wrap = os.environ.get('VMFERRY_WRAP', '').split()
+
+    def __enter__(self):
+        return self
+
+    def started(self, who):
+        if who not in self.procs:
+            self.procs.append(who)
+
+    def __exit__(self, kind, value, trace):
+        for p in reversed(self.procs):
+            p.stop()
+        if kind:
+            for p in self.procs:
+                print(f'# --- {p.log}', file=sys.stderr)
+                with open(p.log) as f:
+                    sys.stderr.writelines('# ' + line for line in f.readlines()[-40:])
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def daemon(self, name, **kw):
+        return Daemon(self, name, **kw)
+
+    def vmm(self, daemon, **kw):
+        return Vmm(self, daemon, **kw)
+
+    def pair(self, append, options=(), options_in=(), **kw):
+        """Two daemons, a filled guest at the first, a VMM that waits at the second."""
+        a, b = self.daemon('a'), self.daemon('b')
+        src = self.vmm(a, append=append, options=options, **kw)
+        dst = self.vmm(b, incoming=True, options=list(options) + list(options_in), **kw)
+        src.wait_filled()
+        return a, b, src, dst
+
+
+def ended(daemon, vm='web1'):
+    got = daemon.ask('query-migrate', vm=vm)
+    return got if got['status'] in ('completed', 'failed', 'cancelled', 'held') else None
+
+
+def migrate(daemon, to, vm='web1', wait=120, **params):
+    """Migrates and returns the final query-migrate."""
+    params.setdefault('downtime-limit', 300)
+    daemon.ask('migrate', vm=vm, uri=to.listen, **params)
+    return wait_for(f'the migration of {vm}', lambda: ended(daemon, vm), wait)
+
+
+def expect(true, text):
+    if not true:
+        raise Failed(text)
+
+
+def main(tests):
+    """Runs the functions in order as a KTAP plan; each has a docstring: the promise."""
+    wanted = sys.argv[1:]
+    tests = [t for t in tests if not wanted or t.__name__ in wanted]
+    print('KTAP version 1')
+    print(f'1..{len(tests)}', flush=True)
+    bad = 0
+    for n, t in enumerate(tests, 1):
+        start = time.monotonic()
+        try:
+            t()
+            print(f'ok {n} {t.__name__} # {time.monotonic() - start:.1f} s', flush=True)
+        except (Failed, OSError, ValueError, KeyError, subprocess.SubprocessError) as e:
+            bad += 1
+            print(f'# {type(e).__name__}: {e}')
+            print(f'not ok {n} {t.__name__}', flush=True)
+    sys.exit(1 if bad else 0)
