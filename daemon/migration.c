@@ -419,19 +419,23 @@ static void add_run(void *arg, uint64_t off, uint64_t len)
 	page_set_add(a->set, a->region, first, (off + len + REGION_PAGE - 1) / REGION_PAGE - first);
 }
 
-/* A block is worth faulting in ahead if one of a few looks at it finds data. */
+/*
+ * A block is worth faulting in ahead if all of it is to be sent and wherever one looks
+ * there is data: faulting in allocates, and what is zero must stay a hole over there.
+ */
 static bool block_has_data(const struct region *r, const struct page_bits *b, uint64_t block)
 {
-	uint64_t first = block * (REGION_BLOCK / REGION_PAGE), end = b->nr_pages;
+	uint64_t first = block * (REGION_BLOCK / REGION_PAGE);
 
-	for (uint64_t k = 0; k < 8; k++) {
-		uint64_t page = first + k * 73 % 512;
-
-		if (page < end && b->words[page / 64] & 1ULL << page % 64 &&
-		    !page_is_zero(r->map + (page << 12)))
-			return true;
-	}
-	return false;
+	if (first + REGION_BLOCK / REGION_PAGE > b->nr_pages)
+		return false;
+	for (uint64_t w = first / 64; w < (first + REGION_BLOCK / REGION_PAGE) / 64; w++)
+		if (b->words[w] != ~0ULL)
+			return false;
+	for (uint64_t k = 0; k < 8; k++)
+		if (page_is_zero(r->map + ((first + k * 73 % 512) << 12)))
+			return false;
+	return true;
 }
 
 static int tell_ahead(struct migration *m, unsigned int region)
@@ -734,7 +738,8 @@ static void retry(struct migration *m)
 	/* What is known now of a part that did not even end. */
 	if (m->is_saved && m->sent_ns && !m->ready_ns)
 		predictor_learn(&m->predictor, PART_LOAD, now_ns() - m->sent_ns);
-	if (m->report.tries >= m->params.max_tries) {
+	predictor_predict(&m->predictor, 0, m->vm->state_size, &m->report.predicted);
+	if (m->report.tries >= m->params.max_tries || p->upper_ns > limit_ns(m)) {
 		blame(m,
 		      "%u switchovers were called off to keep the limit of %u ms; needs about %llu ms, "
 		      "of which pages %llu and load %llu; raise --downtime-limit",

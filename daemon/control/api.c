@@ -282,8 +282,8 @@ static json_t *cmd_query_vms(struct api *a, json_t *args, char *why, size_t len)
 		struct migration *m = vm_is_incoming(vm) ? NULL : migration_find(a->f, vm->name);
 
 		json_array_append_new(
-			list, json_pack("{s:s, s:s, s:i, s:I, s:i, s:s}", "name", vm->name, "status",
-					vm_state_name(vm), "vcpus", (int)vm->nr_vcpus, "ram",
+			list, json_pack("{s:s, s:s, s:b, s:i, s:I, s:i, s:s}", "name", vm->name, "status",
+					vm_state_name(vm), "busy", vm->is_busy, "vcpus", (int)vm->nr_vcpus, "ram",
 					(json_int_t)vm_ram_size(vm), "pid", vm->pid, "migration",
 					m ? migration_status_name(migration_status(m)) : "none"));
 	}

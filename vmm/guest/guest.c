@@ -380,8 +380,9 @@ static void run(struct vcpu *v)
 			write_due(v, now);
 			if (conf.verify && (v->ticks_per_page ? now < v->next_write : turn % 8 == 0))
 				verify_some(v);
-		} else if (conf.verify && (v->mode == MODE_SPIN || turn % 4 == 0)) {
-			verify_some(v);
+		} else if (conf.verify) {
+			for (int i = 0; i < (v->mode == MODE_IDLE ? 8 : 1); i++)
+				verify_some(v);
 		}
 		if (conf.disk && v == vcpus && now >= v->next_disk) {
 			v->next_disk = now + conf.tsc_khz;

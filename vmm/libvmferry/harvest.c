@@ -32,7 +32,11 @@
 #include "ring.h"
 
 #define PERIOD_MIN_US 1000
+#ifdef VMFERRY_REVERSED_HARVEST
+#define PERIOD_MAX_US PERIOD_MIN_US /* somebody collects while it publishes */
+#else
 #define PERIOD_MAX_US 50000
+#endif
 
 /*
  * @stage: room for one full ring a vCPU; @pending: bits of pages collected, by region,
