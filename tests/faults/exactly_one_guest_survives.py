@@ -40,7 +40,7 @@ def one_kill(rng, victim):
             busy = [v for d in (a, b) for v in d.ask('query-vms') if v['busy']]
             m = a.ask('query-migrate', vm='web1')['status']
             return all(v.proc.pid in known for v in up) and not busy and m in ('none', 'completed', 'failed', 'cancelled') \
-                or m == 'held'
+                or (m == 'held' and victim == 'destination VMM')
         wait_for('everything to settle', settled, 30)
         running = [v for v in (src, dst) if v.runs()]
         held = 'held' in a.text()

@@ -153,7 +153,9 @@ class Vmm:
                 s.connect(self.stats_path)
                 with s.makefile() as f:
                     return json.loads(f.readline())
-            except (ConnectionError, FileNotFoundError):
+            except (ConnectionError, FileNotFoundError, ValueError):
+                if self.proc.poll() is not None:
+                    break
                 time.sleep(0.02)
             finally:
                 s.close()
@@ -167,7 +169,12 @@ class Vmm:
         wait_for(f'{self.name} to fill its memory', self.is_filled, 60)
 
     def runs(self):
-        return self.proc.poll() is None and self.stats()['running']
+        try:
+            return self.proc.poll() is None and self.stats()['running']
+        except Failed:
+            if self.proc.poll() is None:
+                raise
+            return False  # it ended just now
 
     def verdict(self):
         """Waits until every vCPU has looked at all its pages once more; returns pages seen."""

@@ -329,7 +329,10 @@ static void beat(struct vcpu *v, uint64_t now)
 	if (gap > conf.tsc_khz / 20) {
 		uint64_t inc = inl(GUEST_PORT_INCARNATION);
 
+		now = rdtsc();
 		if (inc != v->incarnation) {
+			/* It may have come while we asked: count to here, never too little. */
+			gap = now - v->last;
 			v->incarnation = inc;
 			v->stats->blackouts++;
 			v->stats->blackout_last = gap;
@@ -338,7 +341,6 @@ static void beat(struct vcpu *v, uint64_t now)
 		} else if (gap > v->stats->gap_max) {
 			v->stats->gap_max = gap;
 		}
-		now = rdtsc();
 	}
 	v->last = now;
 	v->stats->last_tsc = now;
