@@ -15,7 +15,7 @@
 
 /* Pairs that cannot happen, counted: a new one must be thought about here. */
 #define SRC_BUGS 87
-#define DST_BUGS 15
+#define DST_BUGS 14
 
 static void every_pair_has_an_arc_or_is_a_bug(void **state)
 {

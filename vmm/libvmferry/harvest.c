@@ -58,7 +58,7 @@ struct harvester {
 	pthread_t thread;
 	bool thread_is_up;
 	bool quit;   /* @lock */
-	bool logging; /* written under @lock, read by harvest_mark() without */
+	uint32_t logging; /* written under @lock, read by harvest_mark() without */
 	uint32_t fullest; /* entries of the fullest ring at the last harvest; @lock */
 };
 
@@ -372,8 +372,8 @@ int harvest_start(struct harvester *h)
 	if (!h->logging) {
 		for (unsigned int i = 0; i < h->nr_ram && !err; i++)
 			err = set_slot_logging(h, i, true);
-		/* Sequentially consistent with the fence in harvest_mark(). */
-		__atomic_store_n(&h->logging, !err, __ATOMIC_SEQ_CST);
+		/* Pairs with the read in harvest_mark(): who read 0 there wrote before this. */
+		__atomic_exchange_n(&h->logging, !err, __ATOMIC_SEQ_CST);
 		area_set_flag(h->area, VMFERRY_AREA_LOGGING, !err);
 		pthread_cond_signal(&h->wake);
 	}
@@ -395,7 +395,7 @@ int harvest_stop(struct harvester *h)
 		}
 		if (h->ring_entries && collect_rings_locked(h))
 			reset_rings_locked(h);
-		__atomic_store_n(&h->logging, false, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&h->logging, 0, __ATOMIC_SEQ_CST);
 		area_set_flag(h->area, VMFERRY_AREA_LOGGING, 0);
 	}
 	pthread_mutex_unlock(&h->lock);
@@ -410,7 +410,6 @@ int harvest_stop(struct harvester *h)
  */
 int harvest_mark(struct harvester *h, uint64_t gpa, uint64_t len)
 {
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	if (!len)
 		return 0;
 	for (unsigned int i = 0; i < h->nr_ram; i++) {
@@ -421,7 +420,8 @@ int harvest_mark(struct harvester *h, uint64_t gpa, uint64_t len)
 			continue;
 		if (len > ram->size - (gpa - ram->gpa))
 			return -EFAULT;
-		if (!__atomic_load_n(&h->logging, __ATOMIC_SEQ_CST))
+		/* A read that writes: ordered after the caller's write, before any later start. */
+		if (!__atomic_fetch_or(&h->logging, 0, __ATOMIC_SEQ_CST))
 			return 0;
 		first = (gpa - ram->gpa) >> VMFERRY_PAGE_SHIFT;
 		last = (gpa - ram->gpa + len - 1) >> VMFERRY_PAGE_SHIFT;
