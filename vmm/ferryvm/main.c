@@ -41,13 +41,22 @@ static const char usage[] =
 	"  --untracked NAME     claim a device NAME whose writes no tracker sees\n"
 	"  --hash               hash RAM whenever the guest is stopped and before it starts\n";
 
+static void note_hash(struct vm *vm, uint64_t *where)
+{
+	uint64_t hash = memory_hash(vm);
+
+	pthread_mutex_lock(&vm->lock);
+	*where = hash;
+	pthread_mutex_unlock(&vm->lock);
+}
+
 static int vm_pause(void *arg, uint64_t *last_exit_ns)
 {
 	struct vm *vm = arg;
 	int err = vcpus_pause(vm, last_exit_ns);
 
 	if (!err && vm->opt.hash)
-		vm->hash_at_pause = memory_hash(vm);
+		note_hash(vm, &vm->hash_at_pause);
 	return err;
 }
 
@@ -56,8 +65,10 @@ static int vm_resume(void *arg, uint64_t *first_entry_ns)
 	struct vm *vm = arg;
 
 	if (vm->opt.hash)
-		vm->hash_at_run = memory_hash(vm);
+		note_hash(vm, &vm->hash_at_run);
+	pthread_mutex_lock(&vm->lock);
 	vm->has_guest = true;
+	pthread_mutex_unlock(&vm->lock);
 	return vcpus_resume(vm, first_entry_ns);
 }
 

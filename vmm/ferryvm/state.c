@@ -232,7 +232,9 @@ int state_load(struct vm *vm, int fd, uint64_t len)
 	if (sv->magic != STATE_MAGIC || sv->nr_vcpus != vm->opt.nr_vcpus ||
 	    sv->vcpu_size != sizeof(*sc) || sv->device_len != vm->opt.device_state)
 		return -EPROTO;
+	pthread_mutex_lock(&vm->lock); /* the statistics read it */
 	vm->incarnation = sv->incarnation;
+	pthread_mutex_unlock(&vm->lock);
 	sv->clock.flags = 0;
 	if (ioctl(vm->fd, KVM_SET_CLOCK, &sv->clock))
 		return -errno;

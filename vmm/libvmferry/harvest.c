@@ -70,6 +70,11 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
 }
 
+static bool is_logging(const struct harvester *h)
+{
+	return __atomic_load_n(&h->logging, __ATOMIC_RELAXED);
+}
+
 static int set_slot_logging(struct harvester *h, unsigned int i, bool on)
 {
 	const struct vmferry_ram *ram = &h->ram[i];
@@ -199,7 +204,7 @@ static int harvest_locked(struct harvester *h)
 	uint64_t start = now_ns();
 	int err = 0;
 
-	if (!h->logging)
+	if (!is_logging(h))
 		return 0;
 	if (h->ring_entries)
 		err = harvest_rings_locked(h);
@@ -246,7 +251,7 @@ static void *harvest_thread(void *arg)
 	while (!h->quit) {
 		struct timespec until;
 
-		if (!h->logging || !h->ring_entries) {
+		if (!is_logging(h) || !h->ring_entries) {
 			pthread_cond_wait(&h->wake, &h->lock);
 			continue;
 		}
@@ -369,7 +374,7 @@ int harvest_start(struct harvester *h)
 	int err = 0;
 
 	pthread_mutex_lock(&h->lock);
-	if (!h->logging) {
+	if (!is_logging(h)) {
 		for (unsigned int i = 0; i < h->nr_ram && !err; i++)
 			err = set_slot_logging(h, i, true);
 		/* Pairs with the read in harvest_mark(): who read 0 there wrote before this. */
@@ -387,7 +392,7 @@ int harvest_stop(struct harvester *h)
 	int err = 0;
 
 	pthread_mutex_lock(&h->lock);
-	if (h->logging) {
+	if (is_logging(h)) {
 		for (unsigned int i = 0; i < h->nr_ram; i++) {
 			int e = set_slot_logging(h, i, false);
 
