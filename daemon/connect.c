@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "peer/address.h"
 #include "peer/peer.h"
 
@@ -95,14 +96,19 @@ static void on_done(void *owner)
 	c->done(c->owner);
 }
 
+/** connector_init() - nothing open yet; connector_fini() is fine from here on */
+void connector_init(struct connector *c)
+{
+	*c = (struct connector){ .control = -1 };
+	for (unsigned int i = 0; i < CHANNEL_MAX; i++)
+		c->channels[i] = -1;
+}
+
 /** connector_start() - @c->done is called on the loop when it has worked or failed */
 int connector_start(struct connector *c, struct loop *l)
 {
 	int err;
 
-	c->control = -1;
-	for (unsigned int i = 0; i < CHANNEL_MAX; i++)
-		c->channels[i] = -1;
 	err = loop_event_init(&c->event, l, on_done, c);
 	if (!err)
 		err = -pthread_create(&c->thread, NULL, connect_thread, c);
@@ -110,16 +116,17 @@ int connector_start(struct connector *c, struct loop *l)
 	return err;
 }
 
-/** connector_fini() - waits for the thread (5 s at most a step) and closes what is left */
+/**
+ * connector_fini() - waits for the thread (5 s at most a step) and closes what is left
+ * May be called again: what is closed is forgotten.
+ */
 void connector_fini(struct connector *c)
 {
 	if (c->thread_is_up)
 		pthread_join(c->thread, NULL);
 	c->thread_is_up = false;
 	loop_event_fini(&c->event);
-	if (c->control >= 0)
-		close(c->control);
+	cleanup_close_fd(&c->control);
 	for (unsigned int i = 0; i < CHANNEL_MAX; i++)
-		if (c->channels[i] >= 0)
-			close(c->channels[i]);
+		cleanup_close_fd(&c->channels[i]);
 }

@@ -37,6 +37,7 @@ struct connector {
 	bool thread_is_up;
 };
 
+void connector_init(struct connector *c);
 int connector_start(struct connector *c, struct loop *l);
 void connector_fini(struct connector *c);
 

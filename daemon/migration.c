@@ -1098,6 +1098,7 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	m->vm = vm_get(vm);
 	m->params = *params;
 	m->state_fd = -1;
+	connector_init(&m->connector);
 	m->started_ns = now_ns();
 	strcpy(m->name, vm->name);
 	strcpy(m->connector.uri, uri);

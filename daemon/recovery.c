@@ -94,6 +94,7 @@ struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const 
 	r->f = f;
 	r->answer = answer;
 	r->arg = arg;
+	connector_init(&r->connector);
 	snprintf(r->vm, sizeof(r->vm), "%s", vm);
 	snprintf(r->connector.uri, sizeof(r->connector.uri), "%s", uri);
 	r->connector.hello = (struct wire_hello){ .magic = WIRE_MAGIC, .version = WIRE_VERSION,
