@@ -26,6 +26,7 @@ include vmm/ferryvm/Makefile
 include vmm/guest/Makefile
 include daemon/Makefile
 include tests/unit/Makefile
+include tests/bench/Makefile
 
 all: $(PRODUCTS)
 
@@ -49,7 +50,8 @@ demo: deps
 	@tests/lib/demo
 
 bench: deps
-	@$(MAKE) --no-print-directory -s all
+	@tests/bench/install-peer
+	@$(MAKE) --no-print-directory -s all bench-tools
 	@tests/bench/migrate.py
 
 check-includes:

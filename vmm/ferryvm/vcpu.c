@@ -149,7 +149,10 @@ static void handle_exit(struct vcpu *c)
 static void *vcpu_thread(void *arg)
 {
 	struct vcpu *c = arg;
+	char name[16];
 
+	snprintf(name, sizeof(name), "vcpu%u", c->index);
+	pthread_setname_np(pthread_self(), name);
 	while (wait_for_go(c)) {
 		for (;;) {
 			uint64_t throttle = __atomic_load_n(&c->throttle_until, __ATOMIC_RELAXED);
