@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "pages/dirty.h"
+#include "pages/warm.h"
 
 bool vm_is_incoming(const struct vm *vm)
 {
@@ -52,6 +53,7 @@ void vm_put(struct vm *vm)
 {
 	if (!vm || --vm->refs)
 		return;
+	warm_stop(vm->warm);
 	dirty_close(vm->dirty);
 	for (unsigned int i = 0; i < vm->nr_regions; i++) {
 		region_unmap(&vm->regions[i]);
@@ -138,6 +140,8 @@ int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_reg
 		if (err)
 			snprintf(why, why_len, "the shared area contradicts itself or the regions");
 	}
+	if (!err)
+		err = warm_start(vm->regions, vm->nr_regions, &vm->warm);
 	if (err) {
 		vm_put(vm);
 		return err;

@@ -61,6 +61,7 @@ struct vm {
 	uint64_t *sizes;
 	unsigned int nr_regions;
 	struct dirty *dirty;
+	struct warm *warm;
 	unsigned int refs;
 	struct vm_socket *sock;
 	bool is_fresh;
