@@ -8,6 +8,7 @@
  * before it has the state loaded.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -128,8 +129,11 @@ static int recv_packet(struct channel_receiver *c)
 static void *recv_thread(void *arg)
 {
 	struct channel_receiver *c = arg;
+	char name[16];
 	int err;
 
+	snprintf(name, sizeof(name), "recv%u", c->cfg.index);
+	pthread_setname_np(pthread_self(), name);
 	do {
 		err = recv_packet(c);
 	} while (!err);

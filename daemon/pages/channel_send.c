@@ -10,9 +10,14 @@
  * one connection, in order, and rounds need no barrier.
  *
  *   set -> stripe (16 pages) -> runs of zero, raw or packed pages -> descriptors
- *       -> packet full? header+descriptors, then the runs: long ones by sendfile
+ *       -> packet full? header, descriptors and the runs in one vector to the socket
+ *
+ * The runs are copied into the socket. Handing it the memfd's pages (sendfile) saves that
+ * copy and still lost: 0.80 s against 0.61 s for 2 GiB and a fifth more CPU, because the
+ * receiver then gathers 4 KiB fragments instead of 32 KiB ones (medians of 4 in turns).
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -27,7 +32,6 @@
 
 #define STRIPE_PAGES (PACKET_STRIPE / 4096)
 #define FLUSH_AT (1U << 20)
-#define SENDFILE_FROM (16U << 10) /* below it a copy is cheaper than a call */
 #define MAX_WAIT_NS 50000000ULL	  /* look for an abort this often */
 
 struct channel_sender {
@@ -80,41 +84,16 @@ static int pay(struct channel_sender *c, uint64_t bytes)
 	return must_stop(c) ? -ECANCELED : 0;
 }
 
-static bool goes_by_sendfile(const struct packet_desc *d)
-{
-	return d->kind == PACKET_RAW && d->region != PACKET_REGION_STATE &&
-	       d->payload >= SENDFILE_FROM;
-}
-
-static int send_payload(struct channel_sender *c, size_t head_len)
+static int send_packet(struct channel_sender *c, size_t head_len)
 {
 	struct iovec iov[IO_MAX_IOV];
-	uint32_t left = c->packet.payload;
-	int nr = 0, err = 0;
+	int nr = 0;
 
 	iov[nr++] = (struct iovec){ c->head, head_len };
-	for (uint32_t i = 0; i < c->packet.nr_descs && !err; i++) {
-		const struct packet_desc *d = &c->packet.desc[i];
-
-		if (!d->payload)
-			continue;
-		if (!goes_by_sendfile(d)) {
-			iov[nr++] = (struct iovec){ (void *)c->from[i], d->payload };
-			left -= d->payload;
-			continue;
-		}
-		if (nr)
-			err = io_send(c->io, iov, nr, true);
-		nr = 0;
-		left -= d->payload;
-		if (!err)
-			err = io_send_file(c->io, c->share->regions[d->region].fd,
-					   c->share->regions[d->region].fd_off + d->off,
-					   d->payload, left != 0);
-	}
-	if (nr && !err)
-		err = io_send(c->io, iov, nr, false);
-	return err;
+	for (uint32_t i = 0; i < c->packet.nr_descs; i++)
+		if (c->packet.desc[i].payload)
+			iov[nr++] = (struct iovec){ (void *)c->from[i], c->packet.desc[i].payload };
+	return io_send(c->io, iov, nr);
 }
 
 static int flush(struct channel_sender *c)
@@ -130,7 +109,7 @@ static int flush(struct channel_sender *c)
 	len = packet_encode(p, c->head);
 	err = pay(c, len + p->payload);
 	if (!err)
-		err = send_payload(c, len);
+		err = send_packet(c, len);
 	if (!err)
 		channel_count(&c->counters.wire, len + p->payload);
 	p->number++;
@@ -289,7 +268,10 @@ static int carry_out(struct channel_sender *c, const struct channel_job *job)
 static void *send_thread(void *arg)
 {
 	struct channel_sender *c = arg;
+	char name[16];
 
+	snprintf(name, sizeof(name), "send%u", c->index);
+	pthread_setname_np(pthread_self(), name);
 	pthread_mutex_lock(&c->lock);
 	for (;;) {
 		struct channel_job job;

@@ -19,8 +19,7 @@ struct channel_io;
 
 int io_plain_open(int sock, unsigned int timeout_ms, struct channel_io **out);
 void io_close(struct channel_io *io);
-int io_send(struct channel_io *io, struct iovec *iov, int nr, bool more);
-int io_send_file(struct channel_io *io, int fd, uint64_t off, uint64_t len, bool more);
+int io_send(struct channel_io *io, struct iovec *iov, int nr);
 int io_recv(struct channel_io *io, struct iovec *iov, int nr);
 
 #endif

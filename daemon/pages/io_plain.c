@@ -6,23 +6,22 @@
  * flight. The kernel carries an operation to its end (MSG_WAITALL) and we wait with a
  * timeout; after a timeout the socket is shut down and the operation reaped, so that
  * nothing refers to the caller's memory any more.
- *
- * Long runs of a memfd go by sendfile(): the socket takes the pages themselves, and the
- * copy into it is saved. A page that changes before it leaves only carries newer bytes,
- * and its bit is set again, so it is sent again on the same connection.
  */
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 
 #include "io.h"
 
+#define SLICE (512U << 10)
+#define SLICE_MIN (64U << 10)
+
 struct channel_io {
 	int sock;
 	unsigned int timeout_ms;
+	int low_water;
 	struct io_uring ring;
 };
 
@@ -116,34 +115,57 @@ static int transfer(struct channel_io *io, struct iovec *iov, int nr, bool out, 
 	return 0;
 }
 
-/** io_send() - send all of @iov (which is used up); @more: more follows at once */
-int io_send(struct channel_io *io, struct iovec *iov, int nr, bool more)
+/** io_send() - send all of @iov (which is used up) */
+int io_send(struct channel_io *io, struct iovec *iov, int nr)
 {
-	return transfer(io, iov, nr, true, MSG_NOSIGNAL | MSG_WAITALL | (more ? MSG_MORE : 0));
+	return transfer(io, iov, nr, true, MSG_NOSIGNAL | MSG_WAITALL);
 }
 
-/** io_recv() - fill all of @iov (which is used up) */
+/* Be woken when @want bytes are there, not for each segment: a wake-up costs more than a copy. */
+static void set_low_water(struct channel_io *io, int want)
+{
+	if (io->low_water == want)
+		return;
+	io->low_water = want;
+	setsockopt(io->sock, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
+}
+
+/* Moves the first @len bytes' worth of vectors from the front of *iov to @to. */
+static int take_front(struct iovec **iov, int *nr, size_t len, struct iovec *to)
+{
+	int n = 0;
+
+	while (len) {
+		size_t part = (*iov)->iov_len < len ? (*iov)->iov_len : len;
+
+		to[n++] = (struct iovec){ (*iov)->iov_base, part };
+		*nr = advance(iov, *nr, part);
+		len -= part;
+	}
+	return n;
+}
+
+/**
+ * io_recv() - fill all of @iov (which is used up)
+ *
+ * In slices, each with the low-water mark at its size: a mark above what is still to
+ * come would wait for ever.
+ */
 int io_recv(struct channel_io *io, struct iovec *iov, int nr)
 {
-	return transfer(io, iov, nr, false, MSG_WAITALL);
-}
+	struct iovec slice[IO_MAX_IOV];
+	size_t total = 0;
+	int err = 0;
 
-/** io_send_file() - send [@off, @off + @len) of @fd without copying it */
-int io_send_file(struct channel_io *io, int fd, uint64_t off, uint64_t len, bool more)
-{
-	off_t at = (off_t)off;
+	for (int i = 0; i < nr; i++)
+		total += iov[i].iov_len;
+	while (total && !err) {
+		size_t want = total < SLICE ? total : SLICE;
+		int n = take_front(&iov, &nr, want, slice);
 
-	(void)more; /* sendfile() marks all but its last page as "more" by itself */
-	while (len) {
-		ssize_t n = sendfile(io->sock, fd, &at, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return errno == EAGAIN ? -ETIMEDOUT : -errno;
-		if (n == 0)
-			return -ENODATA; /* the file ends before the region does */
-		len -= (uint64_t)n;
+		set_low_water(io, want < SLICE_MIN ? 1 : (int)want);
+		err = transfer(io, slice, n, false, MSG_WAITALL);
+		total -= want;
 	}
-	return 0;
+	return err;
 }

@@ -36,6 +36,7 @@ struct place {
 	struct region *regions;
 	unsigned int nr_regions;
 	uint64_t **written;
+	bool had_data[VMFERRY_MAX_REGIONS]; /* some, at the start */
 	enum place_huge huge;
 
 	pthread_t thread;
@@ -71,6 +72,7 @@ static void mark_found(void *arg, uint64_t off, uint64_t len)
 {
 	struct mark *m = arg;
 
+	m->p->had_data[m->region] = true;
 	mark_written(m->p, m->region, off, len);
 }
 
@@ -87,6 +89,15 @@ static bool shmem_has_huge_pages(void)
 	return !strstr(line, "[never]") && !strstr(line, "[deny]");
 }
 
+/* A block that had data before the migration is in place, and warm.c has touched it. */
+static bool had_data(const struct place *p, unsigned int region, uint64_t off)
+{
+	uint64_t w = off / REGION_PAGE / 64;
+
+	return p->had_data[region] && off + REGION_BLOCK <= p->regions[region].size &&
+	       __atomic_load_n(&p->written[region][w], __ATOMIC_RELAXED) == ~0ULL;
+}
+
 static int populate_region(struct place *p, unsigned int i)
 {
 	struct region *r = &p->regions[i];
@@ -98,7 +109,7 @@ static int populate_region(struct place *p, unsigned int i)
 
 		if (__atomic_load_n(&p->quit, __ATOMIC_RELAXED))
 			return 0;
-		if (!(a->blocks[b / 8] & 1 << b % 8))
+		if (!(a->blocks[b / 8] & 1 << b % 8) || had_data(p, i, off))
 			continue;
 		while (madvise(r->map + off, len, MADV_POPULATE_WRITE)) {
 			if (errno == EINVAL) /* before Linux 5.14: the receive faults instead */
@@ -115,6 +126,7 @@ static void *ahead_thread(void *arg)
 	struct place *p = arg;
 	int err = 0;
 
+	pthread_setname_np(pthread_self(), "ahead");
 	pthread_mutex_lock(&p->lock);
 	for (unsigned int i = 0; i < p->nr_regions && !err; i++) {
 		while (!p->ahead[i].blocks && !__atomic_load_n(&p->quit, __ATOMIC_RELAXED))

@@ -49,6 +49,7 @@ static void *warm_thread(void *arg)
 	struct warm *w = arg;
 	struct sched_param none = { 0 };
 
+	pthread_setname_np(pthread_self(), "warm");
 	pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
 	for (unsigned int i = 0; i < w->nr_regions; i++) {
 		struct place_in p = { w, &w->regions[i] };
