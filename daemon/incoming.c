@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Receives guests: greets every connection, then owns everything of one incoming
- * migration and carries out what decide/switchover_dst.c says.
+ * Receives guests: owns everything of one incoming migration and carries out what
+ * decide/switchover_dst.c says. Its connections come from greeter.c.
  *
  * Theory of operation
- *
- *   connection -> greeter (hello within 5 s) -> control: new incoming, waits for the plan
- *                                            -> channel k: joins the incoming of its id
- *                                            -> resolve: answered from journal and state
  *
  * Only DACT_RUN starts a guest, and it writes "go" to the journal first. A migration that
  * ends before that writes "never" first and then discards: a source that asks later gets
@@ -21,19 +17,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/deadline.h"
 #include "base/error.h"
 #include "decide/switchover_dst.h"
-#include "migration.h"
-#include "peer/address.h"
-#include "peer/peer.h"
+#include "incoming.h"
 
 #define LINGER_NS (5 * NS_PER_S)
 #define MAX_STATE (1ULL << 32)
@@ -63,20 +55,6 @@ struct incoming {
 	char error[WIRE_TEXT_LEN];
 };
 
-struct greeter {
-	struct ferry *f;
-	struct loop_source source;
-	struct loop_timer patience;
-	struct wire_hello hello;
-	size_t len;
-	struct greeter *next;
-};
-
-static struct {
-	struct loop_source source;
-	struct greeter *greeters;
-} listener = { .source.fd = -1 };
-
 static void step(struct incoming *in, enum dst_event event);
 
 static void __attribute__((format(printf, 2, 3))) blame(struct incoming *in, const char *fmt, ...)
@@ -90,7 +68,8 @@ static void __attribute__((format(printf, 2, 3))) blame(struct incoming *in, con
 	va_end(ap);
 }
 
-static struct incoming *find(struct ferry *f, const uint8_t id[16])
+/** incoming_find() - the one of migration @id, over or not */
+struct incoming *incoming_find(struct ferry *f, const uint8_t id[16])
 {
 	for (struct incoming *in = f->incoming; in; in = in->next)
 		if (!memcmp(in->id, id, 16))
@@ -537,89 +516,58 @@ static void on_lost(void *owner, int err)
 
 static const struct peer_ops peer_ops = { on_message, on_lost };
 
-/* ---- greeting ---- */
+/* ---- what the greeter hands over ---- */
 
-static void free_greeter(struct greeter *g)
+/** incoming_new() - of migration @id, which must be new here; NULL: no memory */
+struct incoming *incoming_new(struct ferry *f, const uint8_t id[16])
 {
-	for (struct greeter **p = &listener.greeters; *p; p = &(*p)->next)
-		if (*p == g) {
-			*p = g->next;
-			break;
-		}
-	loop_remove(g->f->loop, &g->source);
-	loop_timer_fini(&g->patience);
-	if (g->source.fd >= 0)
-		close(g->source.fd);
-	free(g);
-}
-
-static void welcome(struct greeter *g, int status, const char *text)
-{
-	struct wire_welcome w = { .magic = WIRE_MAGIC, .version = WIRE_VERSION, .status = status };
-
-	memcpy(w.host, g->f->host, 16);
-	snprintf(w.text, sizeof(w.text), "%s", text);
-	if (send(g->source.fd, &w, sizeof(w), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(w))
-		notice_report("a peer hung up during the greeting");
-	if (status < 0)
-		notice_report("refused a connection: %s", text);
-}
-
-/* Takes the socket out of the greeter, which ends here. */
-static int take_socket(struct greeter *g)
-{
-	int sock = dup(g->source.fd);
-
-	free_greeter(g);
-	return sock;
-}
-
-static void begin_incoming(struct greeter *g)
-{
-	struct ferry *f = g->f;
 	struct incoming *in = calloc(1, sizeof(*in));
-	int sock;
 
 	if (!in || loop_timer_init(&in->linger, f->loop, on_linger_over, in)) {
-		welcome(g, -ENOMEM, "out of memory");
-		free_greeter(g);
 		free(in);
-		return;
+		return NULL;
 	}
 	in->f = f;
 	in->state_fd = -1;
-	memcpy(in->id, g->hello.id, 16);
-	welcome(g, 0, "");
-	sock = take_socket(g);
+	memcpy(in->id, id, 16);
 	in->next = f->incoming;
 	f->incoming = in;
-	if (sock < 0 || peer_open(f->loop, sock, &peer_ops, in, &in->peer)) {
+	return in;
+}
+
+/** incoming_take_control() - @sock is its control connection; taken over, also on failure */
+void incoming_take_control(struct incoming *in, int sock)
+{
+	if (sock < 0 || peer_open(in->f->loop, sock, &peer_ops, in, &in->peer)) {
 		in->peer = NULL;
 		free_incoming(in);
 	}
 }
 
-static void join_channel(struct greeter *g)
+/** incoming_wants() - the incoming that waits for the channel of @h; NULL: none does */
+struct incoming *incoming_wants(struct ferry *f, const struct wire_hello *h)
 {
-	struct incoming *in = find(g->f, g->hello.id);
-	uint32_t k = g->hello.channel;
-	struct channel_recv_config cfg;
-	int sock, err;
+	struct incoming *in = incoming_find(f, h->id);
 
-	if (!in || !in->place || in->is_over || k >= in->nr_channels || in->channels[k] ||
-	    g->hello.nr_channels != in->nr_channels) {
-		welcome(g, -EINVAL, "this channel belongs to no migration here");
-		free_greeter(g);
-		return;
-	}
-	cfg = (struct channel_recv_config){ k, in->nr_channels, in->place, in->vm->sizes,
-					    in->vm->nr_regions, in->state_fd, in->state_size,
-					    &in->received };
-	welcome(g, 0, "");
-	sock = take_socket(g);
+	if (!in || !in->place || in->is_over || h->channel >= in->nr_channels ||
+	    in->channels[h->channel] || h->nr_channels != in->nr_channels)
+		return NULL;
+	return in;
+}
+
+/** incoming_take_channel() - @sock is channel @k, see incoming_wants(); taken over */
+void incoming_take_channel(struct incoming *in, uint32_t k, int sock)
+{
+	struct channel_recv_config cfg = { k, in->nr_channels, in->place, in->vm->sizes,
+					   in->vm->nr_regions, in->state_fd, in->state_size,
+					   &in->received };
+	int err = -EIO;
+
 	/* The channel's thread waits in the kernel, not in the loop. */
-	err = sock < 0 || ioctl(sock, FIONBIO, &(int){ 0 }) ? -EIO :
-							      channel_recv_open(sock, &cfg, &in->channels[k]);
+	if (sock >= 0 && ioctl(sock, FIONBIO, &(int){ 0 }))
+		close(sock);
+	else if (sock >= 0)
+		err = channel_recv_open(sock, &cfg, &in->channels[k]);
 	if (err) {
 		in->channels[k] = NULL;
 		blame(in, "cannot open channel %u: %s", k, strerror(-err));
@@ -627,126 +575,29 @@ static void join_channel(struct greeter *g)
 	}
 }
 
-/* A source that sent GO and heard nothing asks. "never" is a promise: written first. */
-static void answer_resolve(struct greeter *g)
+/**
+ * incoming_resolve() - a source that sent GO and heard nothing asks: does it run here?
+ *
+ * "never" is a promise: it is written first.
+ */
+enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
 {
-	struct incoming *in = find(g->f, g->hello.id);
-	struct journal_entry *e = journal_find(g->f->journal, g->hello.id);
-	int answer = WIRE_RESOLVED_LATER;
+	struct incoming *in = incoming_find(f, id);
+	struct journal_entry *e;
 
 	if (in && !in->is_over && in->state < DST_STARTING)
 		step(in, DEV_PEER_LOST);
-	e = journal_find(g->f->journal, g->hello.id);
+	e = journal_find(f->journal, id);
 	if (e && e->mark == JOURNAL_DONE)
-		answer = WIRE_RESOLVED_RUNNING;
-	else if (!e || e->mark != JOURNAL_GO)
-		answer = journal_note(g->f->journal, g->hello.id, JOURNAL_NEVER) ?
-				 WIRE_RESOLVED_LATER : WIRE_RESOLVED_NEVER;
-	welcome(g, answer, "");
-	free_greeter(g);
-}
-
-static void greet(struct greeter *g)
-{
-	const struct wire_hello *h = &g->hello;
-	char text[WIRE_TEXT_LEN];
-
-	if (h->magic != WIRE_MAGIC) {
-		welcome(g, -EPROTO, "this is a vmferryd; it does not understand what you say");
-	} else if (h->version != WIRE_VERSION) {
-		snprintf(text, sizeof(text), "this vmferryd speaks version %d of the wire, you %u; update one",
-			 WIRE_VERSION, h->version);
-		welcome(g, -EPROTONOSUPPORT, text);
-	} else if (h->role == WIRE_CONTROL && !find(g->f, h->id)) {
-		begin_incoming(g);
-		return;
-	} else if (h->role == WIRE_CHANNEL) {
-		join_channel(g);
-		return;
-	} else if (h->role == WIRE_RESOLVE) {
-		answer_resolve(g);
-		return;
-	} else {
-		welcome(g, -EINVAL, "bad role in hello");
-	}
-	free_greeter(g);
-}
-
-static void greeter_ready(struct loop_source *s, uint32_t events)
-{
-	struct greeter *g = s->owner;
-	ssize_t n = recv(s->fd, (char *)&g->hello + g->len, sizeof(g->hello) - g->len, MSG_DONTWAIT);
-
-	(void)events;
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n <= 0) {
-		free_greeter(g);
-		return;
-	}
-	g->len += (size_t)n;
-	if (g->len == sizeof(g->hello))
-		greet(g);
-	else if (g->len >= 8 && g->hello.magic != WIRE_MAGIC)
-		greet(g); /* no need to hear the rest */
-}
-
-static void greeter_impatient(void *owner)
-{
-	free_greeter(owner);
-}
-
-static void accept_ready(struct loop_source *s, uint32_t events)
-{
-	struct ferry *f = s->owner;
-	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct greeter *g = fd >= 0 ? calloc(1, sizeof(*g)) : NULL;
-
-	(void)events;
-	if (!g) {
-		if (fd >= 0)
-			close(fd);
-		return;
-	}
-	address_tune(fd);
-	g->f = f;
-	g->source = (struct loop_source){ fd, greeter_ready, g };
-	if (loop_timer_init(&g->patience, f->loop, greeter_impatient, g) ||
-	    loop_add(f->loop, &g->source, EPOLLIN)) {
-		loop_timer_fini(&g->patience);
-		close(fd);
-		free(g);
-		return;
-	}
-	loop_timer_at(&g->patience, now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
-	g->next = listener.greeters;
-	listener.greeters = g;
-}
-
-/** incoming_listen() - let peers connect at @uri */
-int incoming_listen(struct ferry *f, const char *uri)
-{
-	char why[160];
-	int fd = address_listen(uri, why, sizeof(why));
-
-	if (fd < 0) {
-		error_report("cannot listen for peers at %s: %s", uri, why);
-		return fd;
-	}
-	listener.source = (struct loop_source){ fd, accept_ready, f };
-	return loop_add(f->loop, &listener.source, EPOLLIN);
+		return WIRE_RESOLVED_RUNNING;
+	if (e && e->mark == JOURNAL_GO)
+		return WIRE_RESOLVED_LATER;
+	return journal_note(f->journal, id, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER : WIRE_RESOLVED_NEVER;
 }
 
 /** incoming_stop() - the daemon ends: refuse what has not arrived */
 void incoming_stop(struct ferry *f, const char *reason)
 {
-	if (listener.source.fd >= 0) {
-		loop_remove(f->loop, &listener.source);
-		close(listener.source.fd);
-		listener.source.fd = -1;
-	}
-	while (listener.greeters)
-		free_greeter(listener.greeters);
 	while (f->incoming) {
 		struct incoming *in = f->incoming;
 

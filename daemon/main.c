@@ -59,6 +59,17 @@ static int make_dir(const char *path, mode_t mode)
 	return -errno;
 }
 
+/*
+ * The channels compete with guests' vCPUs for the processors. A guest that is moved soon
+ * is slowed for a shorter time; see "nice" in vmferryd(8). Threads made later inherit it.
+ */
+static void set_priority(int level)
+{
+	if (setpriority(PRIO_PROCESS, 0, level))
+		notice_report("vmferryd: cannot run at nice %d: %s; migrations beside busy guests take longer",
+			      level, strerror(errno));
+}
+
 static int start(struct ferry *f, const struct options *o, struct loop_source *signals)
 {
 	char path[300];
@@ -85,7 +96,7 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 	}
 	/* Peers before VMMs: a VM that registers may have a question for us to answer. */
 	if (!err)
-		err = incoming_listen(f, o->listen);
+		err = greeter_listen(f, o->listen);
 	if (!err)
 		err = vm_socket_listen(&f->vms, o->vmm_socket);
 	if (!err)
@@ -104,6 +115,7 @@ int main(int argc, char **argv)
 		options_free(&o);
 		return err > 0 ? 0 : 2;
 	}
+	set_priority(o.nice_level);
 	err = start(&f, &o, &signals);
 	if (!err) {
 		notice_report("vmferryd %s: ready; peers at %s, VMMs at %s, control at %s",
@@ -113,6 +125,7 @@ int main(int argc, char **argv)
 		sd_notify(0, "STOPPING=1");
 	}
 	migration_stop_all(&f, "this daemon was told to end");
+	greeter_stop(&f);
 	incoming_stop(&f, "the daemon there was told to end");
 	api_stop(&f);
 	vm_socket_stop(&f.vms);

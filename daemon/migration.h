@@ -101,7 +101,8 @@ const struct migration_params *migration_params_of(const struct migration *m);
 void migration_read_report(struct migration *m, struct migration_report *to);
 uint64_t migration_elapsed_ns(const struct migration *m);
 
-int incoming_listen(struct ferry *f, const char *uri);
+int greeter_listen(struct ferry *f, const char *uri);
+void greeter_stop(struct ferry *f);
 void incoming_stop(struct ferry *f, const char *reason);
 
 void recovery_registered(void *owner, struct vm *vm);

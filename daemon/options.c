@@ -28,6 +28,8 @@ static const struct setting {
 	  "where vmferry and QMP clients connect (default RUN-DIR/control.sock)" },
 	{ "state-dir", offsetof(struct options, state_dir), "/var/lib/vmferry",
 	  "directory of the journal" },
+	{ "nice", offsetof(struct options, nice), "-5",
+	  "priority of this daemon's threads, -20 to 19; guests run at 0" },
 };
 
 #define NR (sizeof(settings) / sizeof(settings[0]))
@@ -105,7 +107,7 @@ static int read_config(struct options *o, const char *path, bool must)
 
 static int fill_defaults(struct options *o)
 {
-	char path[256];
+	char path[256], *end;
 
 	if (!o->vmm_socket) {
 		snprintf(path, sizeof(path), "%s/vmm.sock", o->run_dir);
@@ -115,7 +117,14 @@ static int fill_defaults(struct options *o)
 		snprintf(path, sizeof(path), "%s/control.sock", o->run_dir);
 		o->control_socket = strdup(path);
 	}
-	return o->vmm_socket && o->control_socket ? 0 : -ENOMEM;
+	if (!o->vmm_socket || !o->control_socket)
+		return -ENOMEM;
+	o->nice_level = (int)strtol(o->nice, &end, 10);
+	if (end == o->nice || *end || o->nice_level < -20 || o->nice_level > 19) {
+		error_report("nice: \"%s\" is not a number from -20 to 19", o->nice);
+		return -EINVAL;
+	}
+	return 0;
 }
 
 /** options_parse() - Return: 0; 1 if help was printed; -EINVAL after saying what is wrong */

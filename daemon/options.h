@@ -11,6 +11,8 @@ struct options {
 	char *vmm_socket;
 	char *control_socket;
 	char *state_dir; /* journal */
+	char *nice;
+	int nice_level;	 /* @nice as a number */
 };
 
 int options_parse(struct options *o, int argc, char **argv);

@@ -11,8 +11,8 @@
  * a host that dies between "go" and its sync takes the guest with it likewise.
  *
  * A thread of its own syncs, so that a slow disk holds up nobody else's blackout.
- * At start-up the file is written anew with the entries that are still open, and with the
- * last CLOSED_KEPT closed ones, for peers that ask late.
+ * The entries that are still open are kept, and the last CLOSED_KEPT closed ones, for
+ * peers that ask late. At start-up the file is written anew with these.
  */
 #include "journal.h"
 
@@ -64,14 +64,38 @@ static void hex(const uint8_t id[16], char text[33])
 static int write_entry(int fd, const struct journal_entry *e)
 {
 	char line[512], id[33];
-	int n;
+	off_t begin;
+	int n, err;
 
 	hex(e->id, id);
 	n = snprintf(line, sizeof(line), "%s %s %s %s %s\n", marks[e->mark], id,
 		     e->is_source ? "source" : "destination", e->peer[0] ? e->peer : "-", e->vm);
-	if (write(fd, line, (size_t)n) != n)
-		return errno ? -errno : -ENOSPC;
-	return 0;
+	begin = lseek(fd, 0, SEEK_END);
+	errno = ENOSPC; /* of a short write */
+	if (write(fd, line, (size_t)n) == n)
+		return 0;
+	err = -errno;
+	/* A torn line would swallow the next one. */
+	if (begin >= 0 && ftruncate(fd, begin))
+		error_report("journal: a line that did not fit cannot be taken back: %s", strerror(errno));
+	return err;
+}
+
+/* Keeps the open entries and the newest closed ones. */
+static void prune(struct journal *j)
+{
+	unsigned int closed = 0;
+
+	for (struct journal_entry **p = &j->entries; *p;) {
+		struct journal_entry *e = *p;
+
+		if (is_open(e) || closed++ < CLOSED_KEPT) {
+			p = &e->next;
+			continue;
+		}
+		*p = e->next;
+		free(e);
+	}
 }
 
 static struct journal_entry *add(struct journal *j, const uint8_t id[16])
@@ -80,6 +104,7 @@ static struct journal_entry *add(struct journal *j, const uint8_t id[16])
 
 	if (e)
 		return e;
+	prune(j);
 	e = calloc(1, sizeof(*e));
 	if (!e)
 		return NULL;
@@ -113,19 +138,30 @@ static void take_line(struct journal *j, char *line)
 			e->mark = (enum journal_mark)m;
 }
 
+/* So that reading them back leaves the newest first again. */
+static int write_oldest_first(int fd, const struct journal_entry *newest)
+{
+	int err = 0;
+
+	for (const struct journal_entry *end = NULL, *e; end != newest && !err; end = e) {
+		for (e = newest; e->next != end; e = e->next)
+			;
+		err = write_entry(fd, e);
+	}
+	return err;
+}
+
 static int rewrite(struct journal *j)
 {
 	char path[300];
-	unsigned int closed = 0;
-	int fd, err = 0;
+	int fd, err;
 
 	snprintf(path, sizeof(path), "%s.new", j->path);
 	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
-	for (struct journal_entry *e = j->entries; e && !err; e = e->next)
-		if (is_open(e) || closed++ < CLOSED_KEPT)
-			err = write_entry(fd, e);
+	prune(j);
+	err = write_oldest_first(fd, j->entries);
 	if (!err && (fsync(fd) || rename(path, j->path)))
 		err = -errno;
 	if (err)

@@ -3,20 +3,18 @@
  * Plain sockets by io_uring. The only file that knows liburing.
  *
  * Theory of operation: a ring belongs to one channel thread and has one operation in
- * flight. The kernel carries an operation to its end (MSG_WAITALL) and we wait with a
- * timeout; after a timeout the socket is shut down and the operation reaped, so that
- * nothing refers to the caller's memory any more.
+ * flight. We wait with a timeout; after a timeout the socket is shut down and the
+ * operation reaped, so that nothing refers to the caller's memory any more.
  */
 #include <errno.h>
 #include <liburing.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
 #include "io.h"
 
 #define SLICE (512U << 10)
-#define SLICE_MIN (64U << 10)
+#define LOW_WATER (64U << 10) /* a smaller rest is waited for byte by byte */
 
 struct channel_io {
 	int sock;
@@ -28,7 +26,6 @@ struct channel_io {
 int io_plain_open(int sock, unsigned int timeout_ms, struct channel_io **out)
 {
 	struct channel_io *io = calloc(1, sizeof(*io));
-	struct timeval tv = { timeout_ms / 1000, (timeout_ms % 1000) * 1000 };
 	int err;
 
 	if (!io)
@@ -40,7 +37,6 @@ int io_plain_open(int sock, unsigned int timeout_ms, struct channel_io **out)
 		free(io);
 		return err;
 	}
-	setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv)); /* for sendfile() */
 	*out = io;
 	return 0;
 }
@@ -92,33 +88,37 @@ static int advance(struct iovec **iov, int nr, size_t done)
 	return nr;
 }
 
+/* One operation; returns the bytes moved, or why none. */
 static int transfer(struct channel_io *io, struct iovec *iov, int nr, bool out, int flags)
 {
-	while (nr) {
-		struct msghdr mh = { .msg_iov = iov, .msg_iovlen = (size_t)nr };
+	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = (size_t)nr };
+	int n;
+
+	do {
 		struct io_uring_sqe *sqe = io_uring_get_sqe(&io->ring);
-		int n;
 
 		if (out)
 			io_uring_prep_sendmsg(sqe, io->sock, &mh, (unsigned int)flags);
 		else
 			io_uring_prep_recvmsg(sqe, io->sock, &mh, (unsigned int)flags);
+		if (!out)
+			sqe->ioprio |= IORING_RECVSEND_POLL_FIRST; /* wait for the low-water mark */
 		n = finish(io);
-		if (n == -EINTR || n == -EAGAIN)
-			continue;
-		if (n < 0)
-			return n;
-		if (n == 0)
-			return -ECONNRESET;
-		nr = advance(&iov, nr, (size_t)n);
-	}
-	return 0;
+	} while (n == -EINTR || n == -EAGAIN);
+	return n ? n : -ECONNRESET;
 }
 
 /** io_send() - send all of @iov (which is used up) */
 int io_send(struct channel_io *io, struct iovec *iov, int nr)
 {
-	return transfer(io, iov, nr, true, MSG_NOSIGNAL | MSG_WAITALL);
+	int n = 0;
+
+	while (nr && n >= 0) {
+		n = transfer(io, iov, nr, true, MSG_NOSIGNAL | MSG_WAITALL);
+		if (n > 0)
+			nr = advance(&iov, nr, (size_t)n);
+	}
+	return n < 0 ? n : 0;
 }
 
 /* Be woken when @want bytes are there, not for each segment: a wake-up costs more than a copy. */
@@ -130,42 +130,26 @@ static void set_low_water(struct channel_io *io, int want)
 	setsockopt(io->sock, SOL_SOCKET, SO_RCVLOWAT, &want, sizeof(want));
 }
 
-/* Moves the first @len bytes' worth of vectors from the front of *iov to @to. */
-static int take_front(struct iovec **iov, int *nr, size_t len, struct iovec *to)
-{
-	int n = 0;
-
-	while (len) {
-		size_t part = (*iov)->iov_len < len ? (*iov)->iov_len : len;
-
-		to[n++] = (struct iovec){ (*iov)->iov_base, part };
-		*nr = advance(iov, *nr, part);
-		len -= part;
-	}
-	return n;
-}
-
 /**
  * io_recv() - fill all of @iov (which is used up)
  *
- * In slices, each with the low-water mark at its size: a mark above what is still to
- * come would wait for ever.
+ * The mark is never above what is still to come, or we would wait for ever; hence no
+ * MSG_WAITALL either, which would keep an old mark for a smaller rest.
  */
 int io_recv(struct channel_io *io, struct iovec *iov, int nr)
 {
-	struct iovec slice[IO_MAX_IOV];
 	size_t total = 0;
-	int err = 0;
+	int n = 0;
 
 	for (int i = 0; i < nr; i++)
 		total += iov[i].iov_len;
-	while (total && !err) {
-		size_t want = total < SLICE ? total : SLICE;
-		int n = take_front(&iov, &nr, want, slice);
-
-		set_low_water(io, want < SLICE_MIN ? 1 : (int)want);
-		err = transfer(io, slice, n, false, MSG_WAITALL);
-		total -= want;
+	while (total && n >= 0) {
+		set_low_water(io, total < LOW_WATER ? 1 : (int)(total < SLICE ? total : SLICE));
+		n = transfer(io, iov, nr, false, 0);
+		if (n > 0) {
+			total -= (size_t)n;
+			nr = advance(&iov, nr, (size_t)n);
+		}
 	}
-	return err;
+	return n < 0 ? n : 0;
 }

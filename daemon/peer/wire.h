@@ -138,9 +138,11 @@ struct wire_failed {
 	char text[WIRE_TEXT_LEN];
 };
 
-/* Answers to WIRE_RESOLVE, as wire_welcome.status. */
-#define WIRE_RESOLVED_RUNNING 1 /* the guest runs here, or did */
-#define WIRE_RESOLVED_NEVER 2	/* it never ran here and never will */
-#define WIRE_RESOLVED_LATER 3	/* ask again */
+/** enum wire_resolved - answers to WIRE_RESOLVE, as wire_welcome.status */
+enum wire_resolved {
+	WIRE_RESOLVED_RUNNING = 1, /* the guest runs here, or did */
+	WIRE_RESOLVED_NEVER = 2,   /* it never ran here and never will */
+	WIRE_RESOLVED_LATER = 3,   /* ask again */
+};
 
 #endif

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Greets every connection of a peer, and hands it to the incoming migration it is for.
+ *
+ *   connection -> hello within 5 s -> control: a new incoming
+ *                                  -> channel k: joins the incoming of its id
+ *                                  -> resolve: answered from journal and state
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/deadline.h"
+#include "base/error.h"
+#include "incoming.h"
+#include "peer/address.h"
+
+struct greeter {
+	struct ferry *f;
+	struct loop_source source;
+	struct loop_timer patience;
+	struct wire_hello hello;
+	size_t len;
+	struct greeter *next;
+};
+
+static struct {
+	struct loop_source source;
+	struct greeter *greeters;
+} listener = { .source.fd = -1 };
+
+static void free_greeter(struct greeter *g)
+{
+	for (struct greeter **p = &listener.greeters; *p; p = &(*p)->next)
+		if (*p == g) {
+			*p = g->next;
+			break;
+		}
+	loop_remove(g->f->loop, &g->source);
+	loop_timer_fini(&g->patience);
+	if (g->source.fd >= 0)
+		close(g->source.fd);
+	free(g);
+}
+
+static void welcome(struct greeter *g, int status, const char *text)
+{
+	struct wire_welcome w = { .magic = WIRE_MAGIC, .version = WIRE_VERSION, .status = status };
+
+	memcpy(w.host, g->f->host, 16);
+	snprintf(w.text, sizeof(w.text), "%s", text);
+	if (send(g->source.fd, &w, sizeof(w), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(w))
+		notice_report("a peer hung up during the greeting");
+	if (status < 0)
+		notice_report("refused a connection: %s", text);
+}
+
+/* Takes the socket out of the greeter, which ends here. */
+static int take_socket(struct greeter *g)
+{
+	int sock = dup(g->source.fd);
+
+	free_greeter(g);
+	return sock;
+}
+
+static void begin_incoming(struct greeter *g)
+{
+	struct incoming *in = incoming_new(g->f, g->hello.id);
+
+	welcome(g, in ? 0 : -ENOMEM, in ? "" : "out of memory");
+	if (in)
+		incoming_take_control(in, take_socket(g));
+	else
+		free_greeter(g);
+}
+
+static void join_channel(struct greeter *g)
+{
+	struct incoming *in = incoming_wants(g->f, &g->hello);
+	uint32_t k = g->hello.channel;
+
+	welcome(g, in ? 0 : -EINVAL, in ? "" : "this channel belongs to no migration here");
+	if (in)
+		incoming_take_channel(in, k, take_socket(g));
+	else
+		free_greeter(g);
+}
+
+static void greet(struct greeter *g)
+{
+	const struct wire_hello *h = &g->hello;
+	char text[WIRE_TEXT_LEN];
+
+	if (h->magic != WIRE_MAGIC) {
+		welcome(g, -EPROTO, "this is a vmferryd; it does not understand what you say");
+	} else if (h->version != WIRE_VERSION) {
+		snprintf(text, sizeof(text), "this vmferryd speaks version %d of the wire, you %u; update one",
+			 WIRE_VERSION, h->version);
+		welcome(g, -EPROTONOSUPPORT, text);
+	} else if (h->role == WIRE_CONTROL && !incoming_find(g->f, h->id)) {
+		begin_incoming(g);
+		return;
+	} else if (h->role == WIRE_CHANNEL) {
+		join_channel(g);
+		return;
+	} else if (h->role == WIRE_RESOLVE) {
+		welcome(g, incoming_resolve(g->f, h->id), "");
+	} else {
+		welcome(g, -EINVAL, "bad role in hello");
+	}
+	free_greeter(g);
+}
+
+static void greeter_ready(struct loop_source *s, uint32_t events)
+{
+	struct greeter *g = s->owner;
+	ssize_t n = recv(s->fd, (char *)&g->hello + g->len, sizeof(g->hello) - g->len, MSG_DONTWAIT);
+
+	(void)events;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		free_greeter(g);
+		return;
+	}
+	g->len += (size_t)n;
+	if (g->len == sizeof(g->hello))
+		greet(g);
+	else if (g->len >= 8 && g->hello.magic != WIRE_MAGIC)
+		greet(g); /* no need to hear the rest */
+}
+
+static void greeter_impatient(void *owner)
+{
+	free_greeter(owner);
+}
+
+static void accept_ready(struct loop_source *s, uint32_t events)
+{
+	struct ferry *f = s->owner;
+	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct greeter *g = fd >= 0 ? calloc(1, sizeof(*g)) : NULL;
+
+	(void)events;
+	if (!g) {
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	address_tune(fd);
+	g->f = f;
+	g->source = (struct loop_source){ fd, greeter_ready, g };
+	if (loop_timer_init(&g->patience, f->loop, greeter_impatient, g) ||
+	    loop_add(f->loop, &g->source, EPOLLIN)) {
+		loop_timer_fini(&g->patience);
+		close(fd);
+		free(g);
+		return;
+	}
+	loop_timer_at(&g->patience, now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
+	g->next = listener.greeters;
+	listener.greeters = g;
+}
+
+/** greeter_listen() - let peers connect at @uri */
+int greeter_listen(struct ferry *f, const char *uri)
+{
+	char why[160];
+	int fd = address_listen(uri, why, sizeof(why));
+
+	if (fd < 0) {
+		error_report("cannot listen for peers at %s: %s", uri, why);
+		return fd;
+	}
+	listener.source = (struct loop_source){ fd, accept_ready, f };
+	return loop_add(f->loop, &listener.source, EPOLLIN);
+}
+
+/** greeter_stop() - no more connections */
+void greeter_stop(struct ferry *f)
+{
+	if (listener.source.fd >= 0) {
+		loop_remove(f->loop, &listener.source);
+		close(listener.source.fd);
+		listener.source.fd = -1;
+	}
+	while (listener.greeters)
+		free_greeter(listener.greeters);
+}

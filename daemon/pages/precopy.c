@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Rounds: what to send next, and when it has all been sent.
+ *
+ * Theory of operation: one job runs at a time, on all channels at once. The page set is
+ * written here only while no job runs; a running job reads it. Bits taken from the
+ * shared area stay in the set until a job that sent them has ended: a job that fails or
+ * is given up loses no page.
+ */
+#include "precopy.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/deadline.h"
+#include "page_codec.h"
+
+static bool all_are_done(struct precopy *p)
+{
+	bool all = true;
+
+	for (unsigned int i = 0; i < p->share.nr_channels; i++) {
+		int err = 0;
+
+		if (!p->channels[i])
+			return false;
+		if (!channel_send_is_done(p->channels[i], &err))
+			all = false;
+		if (err) {
+			p->ops->failed(p->owner, i, err);
+			return false;
+		}
+	}
+	return all;
+}
+
+static uint64_t wire_bytes(const struct precopy *p)
+{
+	struct channel_counters sum;
+
+	return precopy_counters(p, &sum) ? sum.wire : 0;
+}
+
+static void on_sent(void *owner)
+{
+	struct precopy *p = owner;
+	enum precopy_job job = p->job;
+
+	if (!all_are_done(p) || job == PRECOPY_NONE)
+		return;
+	p->job = PRECOPY_NONE;
+	if (job != PRECOPY_STATE)
+		p->set_is_sent = true;
+	p->ops->done(p->owner, job, wire_bytes(p) - p->bytes_before, now_ns() - p->started_ns);
+}
+
+/** precopy_init() - precopy_fini() is owed also after a failure */
+int precopy_init(struct precopy *p, struct loop *loop, const struct precopy_config *c,
+		 const struct precopy_ops *ops, void *owner)
+{
+	int err = page_set_init(&p->set, c->sizes, c->nr_regions);
+
+	p->ops = ops;
+	p->owner = owner;
+	p->dirty = c->dirty;
+	p->share = (struct channel_share){ .regions = c->regions,
+					   .nr_regions = c->nr_regions,
+					   .state_fd = c->state_fd,
+					   .bucket = &p->bucket,
+					   .zstd_level = c->zstd_level,
+					   .event = &p->sent };
+	token_bucket_init(&p->bucket, c->max_bandwidth, now_ns());
+	return err ? err : loop_event_init(&p->sent, loop, on_sent, p);
+}
+
+void precopy_fini(struct precopy *p)
+{
+	precopy_close(p);
+	loop_event_fini(&p->sent);
+	page_set_fini(&p->set);
+	token_bucket_fini(&p->bucket);
+}
+
+/** precopy_open() - makes @socks channels; those taken over are -1 afterwards */
+int precopy_open(struct precopy *p, int *socks, unsigned int nr)
+{
+	int err = 0;
+
+	p->share.nr_channels = nr;
+	for (unsigned int i = 0; i < nr && !err; i++) {
+		int sock = socks[i];
+
+		socks[i] = -1;
+		err = channel_send_open(sock, i, &p->share, &p->channels[i]);
+	}
+	return err;
+}
+
+/** precopy_close() - makes a running job fail, and closes the channels */
+void precopy_close(struct precopy *p)
+{
+	__atomic_store_n(&p->share.abort, true, __ATOMIC_RELAXED);
+	for (unsigned int i = 0; i < CHANNEL_MAX; i++)
+		if (p->channels[i])
+			channel_send_abort(p->channels[i]);
+	for (unsigned int i = 0; i < CHANNEL_MAX; i++) {
+		channel_send_close(p->channels[i]);
+		p->channels[i] = NULL;
+	}
+	p->job = PRECOPY_NONE;
+}
+
+struct adding {
+	struct page_set *set;
+	unsigned int region;
+};
+
+static void add_run(void *arg, uint64_t off, uint64_t len)
+{
+	struct adding *a = arg;
+	uint64_t first = off / REGION_PAGE;
+
+	page_set_add(a->set, a->region, first, (off + len + REGION_PAGE - 1) / REGION_PAGE - first);
+}
+
+/** precopy_find_first() - all pages with data; logging is on: later writes are dirty later */
+int precopy_find_first(struct precopy *p)
+{
+	int err = dirty_drop(p->dirty);
+
+	for (unsigned int i = 0; i < p->share.nr_regions && !err; i++) {
+		struct adding a = { &p->set, i };
+
+		err = region_each_data(&p->share.regions[i], add_run, &a);
+	}
+	return err;
+}
+
+/*
+ * A block is worth faulting in ahead if all of it is to be sent and wherever one looks
+ * there is data: faulting in allocates, and what is zero must stay a hole over there.
+ */
+static bool block_has_data(const struct region *r, const struct page_bits *b, uint64_t block)
+{
+	uint64_t first = block * (REGION_BLOCK / REGION_PAGE);
+
+	if (first + REGION_BLOCK / REGION_PAGE > b->nr_pages)
+		return false;
+	for (uint64_t w = first / 64; w < (first + REGION_BLOCK / REGION_PAGE) / 64; w++)
+		if (b->words[w] != ~0ULL)
+			return false;
+	for (uint64_t k = 0; k < 8; k++)
+		if (page_is_zero(r->map + ((first + k * 73 % 512) << 12)))
+			return false;
+	return true;
+}
+
+/**
+ * precopy_blocks() - which blocks of @region the destination should fault in ahead
+ * @blocks: a bitmap, the caller frees it; NULL if there is no memory for it
+ * Return: the number of blocks
+ */
+uint64_t precopy_blocks(const struct precopy *p, unsigned int region, uint8_t **blocks)
+{
+	const struct region *r = &p->share.regions[region];
+	uint64_t nr = (r->size + REGION_BLOCK - 1) / REGION_BLOCK;
+
+	*blocks = calloc(1, (nr + 7) / 8);
+	for (uint64_t b = 0; *blocks && b < nr; b++)
+		if (block_has_data(r, &p->set.regions[region], b))
+			(*blocks)[b / 8] |= (uint8_t)(1 << b % 8);
+	return nr;
+}
+
+/** precopy_collect() - add what is dirty to the set; no job may run */
+int precopy_collect(struct precopy *p)
+{
+	if (p->set_is_sent)
+		page_set_clear(&p->set);
+	p->set_is_sent = false;
+	return dirty_collect(p->dirty, &p->set, NULL);
+}
+
+/** precopy_start() - the last job must have ended; @state_len, @attempt: of PRECOPY_STATE */
+void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, uint32_t attempt)
+{
+	struct channel_job j = { .kind = job == PRECOPY_STATE ? CHANNEL_STATE : CHANNEL_ROUND,
+				 .set = &p->set,
+				 .unlimited = job != PRECOPY_ROUND,
+				 .state_len = state_len,
+				 .attempt = attempt };
+
+	p->job = job;
+	p->started_ns = now_ns();
+	p->bytes_before = wire_bytes(p);
+	for (unsigned int i = 0; i < p->share.nr_channels; i++)
+		channel_send_start(p->channels[i], &j);
+}
+
+/** precopy_counters() - sums over the channels; false: there are none now */
+bool precopy_counters(const struct precopy *p, struct channel_counters *sum)
+{
+	*sum = (struct channel_counters){ 0 };
+	for (unsigned int i = 0; i < CHANNEL_MAX && p->channels[i]; i++) {
+		struct channel_counters c;
+
+		channel_send_counters(p->channels[i], &c);
+		sum->wire += c.wire;
+		sum->raw_pages += c.raw_pages;
+		sum->zero_pages += c.zero_pages;
+		sum->packed_pages += c.packed_pages;
+		sum->packed_bytes += c.packed_bytes;
+		sum->busy_ns += c.busy_ns;
+	}
+	return p->channels[0] != NULL;
+}

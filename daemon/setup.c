@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * How a migration begins at the source: refusals, what the peer is told, connections,
+ * dirty logging, the first page set.
+ *
+ *   refused? -> plan -> connector thread -> channels -> START_LOG -> pages with data -> round 1
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/deadline.h"
+#include "migration_private.h"
+
+#define MAX_STATE (1ULL << 32)
+
+/** setup_refuses() - NULL, or in @text why @vm cannot be moved now */
+const char *setup_refuses(struct ferry *f, const char *name, const struct migration_params *p,
+			  struct vm *vm, char *text, size_t len)
+{
+	if (!vm) {
+		snprintf(text, len, vm_find(&f->vms, name, true) ?
+			 "vm %s: waits here for a guest and has none to send; migrate it from where it runs" :
+			 "vm %s: not known here; \"vmferry list\" shows those that are", name);
+		return text;
+	}
+	if (vm->is_busy || (migration_find(f, name) && !migration_is_over(migration_status(migration_find(f, name)))))
+		snprintf(text, len, "vm %s: is being migrated already; see \"vmferry status %s\"", name, name);
+	else if (vm->run_state != VMFERRY_RUN_RUNNING)
+		snprintf(text, len, "vm %s: is %s, not running; only a running guest can be moved", name,
+			 vm_state_name(vm));
+	else if (vm->untracked[0])
+		snprintf(text, len, "vm %s: its device %s writes guest memory that no tracker sees; unplug it "
+			 "before the migration", name, vm->untracked);
+	else if (p->channels < 1 || p->channels > CHANNEL_MAX)
+		snprintf(text, len, "multifd-channels must be 1 to %d", CHANNEL_MAX);
+	else if (!p->downtime_limit_ms || p->downtime_limit_ms > 2000000)
+		snprintf(text, len, "downtime-limit must be 1 to 2000000 ms");
+	else if (vm->state_size > MAX_STATE)
+		snprintf(text, len, "vm %s: its state is larger than 4 GiB", name);
+	else
+		return NULL;
+	return text;
+}
+
+/** setup_describe() - what the peer is told of the guest */
+int setup_describe(struct migration *m)
+{
+	struct connector *c = &m->connector;
+	struct vm *vm = m->vm;
+
+	c->hello = (struct wire_hello){ .magic = WIRE_MAGIC, .version = WIRE_VERSION,
+					.role = WIRE_CONTROL };
+	memcpy(c->hello.id, m->id, 16);
+	memcpy(c->hello.host, m->f->host, 16);
+	c->nr_channels = m->params.channels;
+	memcpy(c->plan.name, vm->name, sizeof(c->plan.name));
+	memcpy(c->plan.uuid, vm->uuid, 16);
+	c->plan.state_size = vm->state_size;
+	c->plan.nr_regions = vm->nr_regions;
+	c->plan.nr_vcpus = vm->nr_vcpus;
+	c->plan.nr_channels = m->params.channels;
+	c->regions = calloc(vm->nr_regions, sizeof(*c->regions));
+	if (!c->regions)
+		return -ENOMEM;
+	for (unsigned int i = 0; i < vm->nr_regions; i++) {
+		memcpy(c->regions[i].name, vm->regions[i].name, 64);
+		c->regions[i].gpa = vm->regions[i].gpa;
+		c->regions[i].size = vm->regions[i].size;
+	}
+	return 0;
+}
+
+static int tell_ahead(struct migration *m, unsigned int region)
+{
+	struct wire_ahead wa = { .region = region };
+	uint8_t *blocks;
+	int err = -ENOMEM;
+
+	wa.nr_blocks = precopy_blocks(&m->precopy, region, &blocks);
+	if (blocks)
+		err = peer_send2(m->peer, WIRE_AHEAD, &wa, sizeof(wa), blocks,
+				 (uint32_t)((wa.nr_blocks + 7) / 8));
+	free(blocks);
+	return err;
+}
+
+static int find_first_set(struct migration *m)
+{
+	int err = precopy_find_first(&m->precopy);
+
+	for (unsigned int i = 0; i < m->vm->nr_regions && !err; i++)
+		err = tell_ahead(m, i);
+	return err;
+}
+
+static void on_logging(void *arg, int status, const void *body, uint32_t len)
+{
+	struct migration *m = arg;
+	int err;
+
+	(void)body;
+	(void)len;
+	if (m->state != SRC_PRECOPY || migration_is_over(m->status))
+		return;
+	if (status) {
+		migration_blame(m, "its VMM cannot log dirty pages: %s", strerror(-status));
+		migration_step(m, EV_VMM_LOST);
+		return;
+	}
+	migration_set_status(m, MIGRATION_ACTIVE);
+	m->active_ns = now_ns();
+	m->report.setup_ns = m->active_ns - m->started_ns;
+	err = find_first_set(m);
+	if (err) {
+		migration_blame(m, "cannot walk its memory: %s", strerror(-err));
+		migration_step(m, EV_VMM_LOST);
+		return;
+	}
+	m->report.remaining_pages = m->precopy.set.nr_set;
+	migration_send_round(m);
+}
+
+static int open_channels(struct migration *m)
+{
+	struct connector *c = &m->connector;
+	int err = precopy_open(&m->precopy, c->channels, m->params.channels);
+
+	if (!err) {
+		int sock = c->control;
+
+		c->control = -1;
+		err = peer_open(m->f->loop, sock, &migration_peer_ops, m, &m->peer);
+	}
+	return err;
+}
+
+/** setup_on_connected() - the connector's thread has ended */
+void setup_on_connected(void *owner)
+{
+	struct migration *m = owner;
+	struct connector *c = &m->connector;
+	int err = c->error;
+
+	if (m->status == MIGRATION_CANCELLING || migration_is_over(m->status)) {
+		migration_step(m, EV_CANCEL);
+	} else if (err) {
+		migration_blame(m, "%s: %s", c->uri, c->text);
+		migration_step(m, EV_PEER_LOST);
+	} else {
+		m->report.huge = c->plan_ok.huge;
+		err = open_channels(m);
+		if (err) {
+			migration_blame(m, "cannot open channels: %s", strerror(-err));
+			migration_step(m, EV_CANCEL);
+		} else {
+			vm_ask(m->vm, VM_START_LOG, NULL, 0, -1, on_logging, m);
+		}
+	}
+	connector_fini(c);
+}
