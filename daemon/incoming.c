@@ -48,6 +48,7 @@ struct incoming {
 	uint64_t state_len;
 	uint32_t attempt;	/* of the last WIRE_STATE */
 	uint32_t taken_attempt; /* the last one passed on as DEV_RECEIVED */
+	uint32_t placed_round;	/* the last one told as WIRE_PLACED */
 	uint64_t load_asked_ns, load_ns;
 	uint64_t first_entry_ns;
 	bool is_over;
@@ -307,10 +308,28 @@ static void look_for_received(struct incoming *in)
 	if (!in->attempt || in->attempt == in->taken_attempt || in->state != DST_PREPARED)
 		return;
 	for (unsigned int i = 0; i < in->nr_channels; i++)
-		if (!in->channels[i] || channel_recv_final(in->channels[i]) != in->attempt)
+		if (!in->channels[i] || channel_recv_mark(in->channels[i], PACKET_FINAL) != in->attempt)
 			return;
 	in->taken_attempt = in->attempt;
 	step(in, DEV_RECEIVED);
+}
+
+/* A round is over for the source when it is in place here, not in a socket's buffer. */
+static void look_for_placed(struct incoming *in)
+{
+	struct wire_placed placed = { .round = UINT32_MAX };
+
+	for (unsigned int i = 0; i < in->nr_channels; i++) {
+		uint32_t round = in->channels[i] ? channel_recv_mark(in->channels[i], PACKET_ROUND_END) : 0;
+
+		if (round < placed.round)
+			placed.round = round;
+	}
+	if (placed.round <= in->placed_round || !in->peer)
+		return;
+	in->placed_round = placed.round;
+	if (peer_send(in->peer, WIRE_PLACED, &placed, sizeof(placed)))
+		step(in, DEV_PEER_LOST);
 }
 
 static void on_received(void *owner)
@@ -338,6 +357,7 @@ static void on_received(void *owner)
 		step(in, err == -ECONNRESET ? DEV_PEER_LOST : DEV_VMM_LOST);
 		return;
 	}
+	look_for_placed(in);
 	look_for_received(in);
 }
 

@@ -264,11 +264,15 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 {
 	struct migration *m = owner;
 	struct wire_failed failed;
+	struct wire_placed placed;
 	struct wire_ready ready;
 	struct wire_running running;
 
 	if (type == WIRE_PREPARED && len == 0) {
 		migration_step(m, EV_PEER_PREPARED);
+	} else if (type == WIRE_PLACED && len == sizeof(placed)) {
+		memcpy(&placed, body, len);
+		precopy_placed(&m->precopy, placed.round);
 	} else if (type == WIRE_READY && len == sizeof(ready)) {
 		memcpy(&ready, body, len);
 		switchover_take_ready(m, &ready);

@@ -8,6 +8,7 @@
 
 #include "base/loop.h"
 #include "base/token_bucket.h"
+#include "packet.h"
 #include "page_set.h"
 #include "place.h"
 #include "region.h"
@@ -47,7 +48,7 @@ struct channel_job {
 	const struct page_set *set;
 	bool unlimited; /* the bandwidth limit does not hold in a blackout */
 	uint64_t state_len;
-	uint32_t attempt;
+	uint32_t mark_nr; /* of the mark behind it: round or attempt; 0: none */
 };
 
 /* Sending: one thread, one job at a time. */
@@ -69,12 +70,12 @@ struct channel_recv_config {
 	unsigned int nr_regions;
 	int state_fd;
 	uint64_t state_size;
-	struct loop_event *event; /* raised at the final mark and at the end */
+	struct loop_event *event; /* raised at each mark and at the end */
 };
 int channel_recv_open(int sock, const struct channel_recv_config *cfg,
 		      struct channel_receiver **out);
 void channel_recv_close(struct channel_receiver *c);
-uint32_t channel_recv_final(const struct channel_receiver *c);
+uint32_t channel_recv_mark(const struct channel_receiver *c, enum packet_mark mark);
 bool channel_recv_ended(const struct channel_receiver *c, int *err);
 void channel_recv_counters(const struct channel_receiver *c, struct channel_counters *to);
 

@@ -3,9 +3,9 @@
  * A receiving channel: socket -> packets -> guest RAM, on a thread of its own.
  *
  * Theory of operation: raw payload is received into the mapped region itself; packed
- * payload into a bounce buffer and unpacked from there. The final mark is published
- * (release) only after everything before it is in place; the loop reads it (acquire)
- * before it has the state loaded.
+ * payload into a bounce buffer and unpacked from there. A mark is published (release)
+ * only after everything before it is in place; the loop reads it (acquire) before it has
+ * the state loaded, or tells the source that a round is in place.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -33,7 +33,7 @@ struct channel_receiver {
 	uint8_t *bounce;
 	pthread_t thread;
 	bool thread_is_up;
-	uint32_t final; /* atomic */
+	uint32_t marks[PACKET_NR_MARKS]; /* last number of each; atomic */
 	bool ended;	/* atomic */
 	int error;	/* before @ended */
 	struct packet packet;
@@ -118,9 +118,9 @@ static int recv_packet(struct channel_receiver *c)
 		return err;
 	channel_count(&c->counters.wire,
 		      PACKET_HEADER_LEN + p->nr_descs * PACKET_DESC_LEN + p->payload);
-	if (p->final) {
-		/* Pairs with the acquire in channel_recv_final(): all is in place. */
-		__atomic_store_n(&c->final, p->attempt, __ATOMIC_RELEASE);
+	if (p->mark != PACKET_UNMARKED) {
+		/* Pairs with the acquire in channel_recv_mark(): all is in place. */
+		__atomic_store_n(&c->marks[p->mark], p->mark_nr, __ATOMIC_RELEASE);
 		loop_event_raise(c->cfg.event);
 	}
 	return 0;
@@ -193,10 +193,10 @@ void channel_recv_close(struct channel_receiver *c)
 	free(c);
 }
 
-/** channel_recv_final() - switchover attempt of the last final mark; all before it is placed */
-uint32_t channel_recv_final(const struct channel_receiver *c)
+/** channel_recv_mark() - number of the last @mark; all before it is placed */
+uint32_t channel_recv_mark(const struct channel_receiver *c, enum packet_mark mark)
 {
-	return __atomic_load_n(&c->final, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&c->marks[mark], __ATOMIC_ACQUIRE);
 }
 
 bool channel_recv_ended(const struct channel_receiver *c, int *err)

@@ -102,7 +102,7 @@ static int flush(struct channel_sender *c)
 	size_t len;
 	int err;
 
-	if (!p->nr_descs && !p->final)
+	if (!p->nr_descs && p->mark == PACKET_UNMARKED)
 		return 0;
 	if (must_stop(c))
 		return -ECANCELED;
@@ -201,7 +201,20 @@ static int send_word(struct channel_sender *c, unsigned int region, uint64_t wor
 	return err;
 }
 
-static int send_round(struct channel_sender *c, const struct page_set *set)
+/* The rest of the packet, marked as the last one of something. */
+static int flush_marked(struct channel_sender *c, enum packet_mark mark, uint32_t nr)
+{
+	int err;
+
+	c->packet.mark = nr ? mark : PACKET_UNMARKED;
+	c->packet.mark_nr = nr;
+	err = flush(c);
+	c->packet.mark = PACKET_UNMARKED;
+	c->packet.mark_nr = 0;
+	return err;
+}
+
+static int send_round(struct channel_sender *c, const struct page_set *set, uint32_t mark_nr)
 {
 	int err = 0;
 
@@ -218,11 +231,11 @@ static int send_round(struct channel_sender *c, const struct page_set *set)
 				return err;
 		}
 	}
-	return flush(c);
+	return flush_marked(c, PACKET_ROUND_END, mark_nr);
 }
 
 /* The state's stripes that are ours, then the final mark in the last packet. */
-static int send_state(struct channel_sender *c, uint64_t len, uint32_t attempt)
+static int send_state(struct channel_sender *c, uint64_t len, uint32_t mark_nr)
 {
 	uint8_t *buf = c->pack_buf;
 	int err = 0;
@@ -242,12 +255,7 @@ static int send_state(struct channel_sender *c, uint64_t len, uint32_t attempt)
 		c->pack_used += n;
 		err = add(c, &d, buf + c->pack_used - n);
 	}
-	c->packet.final = true;
-	c->packet.attempt = attempt;
-	if (!err)
-		err = flush(c);
-	c->packet.final = false;
-	return err;
+	return err ? err : flush_marked(c, PACKET_FINAL, mark_nr);
 }
 
 static int carry_out(struct channel_sender *c, const struct channel_job *job)
@@ -258,9 +266,9 @@ static int carry_out(struct channel_sender *c, const struct channel_job *job)
 	c->waited_ns = 0;
 	c->unlimited = job->unlimited;
 	if (job->kind == CHANNEL_ROUND)
-		err = send_round(c, job->set);
+		err = send_round(c, job->set, job->mark_nr);
 	else
-		err = send_state(c, job->state_len, job->attempt);
+		err = send_state(c, job->state_len, job->mark_nr);
 	channel_count(&c->counters.busy_ns, now_ns() - start - c->waited_ns);
 	return err;
 }

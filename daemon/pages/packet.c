@@ -3,8 +3,8 @@
  * Packets to bytes and back. No I/O; every bound is checked here and nowhere else, so
  * that this file can be fuzzed alone.
  *
- *   header  0 u32 magic  4 u16 version  6 u16 flags (1: final)  8 u32 descriptors
- *          12 u32 payload bytes  16 u64 number  24 u32 attempt  28..63 zero
+ *   header  0 u32 magic  4 u16 version  6 u16 mark  8 u32 descriptors  12 u32 payload bytes
+ *          16 u64 number  24 u32 number of the mark  28..63 zero
  *   descriptor  0 u16 region  2 u16 kind  4 u32 length  8 u64 offset  16 u32 payload  20 zero
  *
  * All little-endian. The payload of all descriptors follows in their order.
@@ -17,7 +17,6 @@
 
 #define MAGIC 0x4b505646 /* "FVPK" */
 #define VERSION 1
-#define FLAG_FINAL 1
 #define PAGE 4096
 
 static void put16(uint8_t *p, uint16_t v)
@@ -70,11 +69,11 @@ size_t packet_encode(const struct packet *p, uint8_t *to)
 	memset(to, 0, PACKET_HEADER_LEN + p->nr_descs * PACKET_DESC_LEN);
 	put32(to, MAGIC);
 	put16(to + 4, VERSION);
-	put16(to + 6, p->final ? FLAG_FINAL : 0);
+	put16(to + 6, (uint16_t)p->mark);
 	put32(to + 8, p->nr_descs);
 	put32(to + 12, p->payload);
 	put64(to + 16, p->number);
-	put32(to + 24, p->attempt);
+	put32(to + 24, p->mark_nr);
 	for (uint32_t i = 0; i < p->nr_descs; i++, d += PACKET_DESC_LEN) {
 		put16(d, p->desc[i].region);
 		put16(d + 2, p->desc[i].kind);
@@ -88,13 +87,13 @@ size_t packet_encode(const struct packet *p, uint8_t *to)
 /** packet_decode_header() - the first PACKET_HEADER_LEN bytes; -EBADMSG if they are wrong */
 int packet_decode_header(struct packet *p, const uint8_t *from)
 {
-	if (get32(from) != MAGIC || get16(from + 4) != VERSION || get16(from + 6) & ~FLAG_FINAL)
+	if (get32(from) != MAGIC || get16(from + 4) != VERSION || get16(from + 6) >= PACKET_NR_MARKS)
 		return -EBADMSG;
-	p->final = get16(from + 6) & FLAG_FINAL;
+	p->mark = (enum packet_mark)get16(from + 6);
 	p->nr_descs = get32(from + 8);
 	p->payload = get32(from + 12);
 	p->number = get64(from + 16);
-	p->attempt = get32(from + 24);
+	p->mark_nr = get32(from + 24);
 	if (p->nr_descs > PACKET_MAX_DESCS || p->payload > PACKET_MAX_PAYLOAD)
 		return -EBADMSG;
 	return 0;

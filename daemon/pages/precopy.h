@@ -29,6 +29,8 @@ struct precopy {
 	void *owner;
 	struct dirty *dirty;
 	uint64_t started_ns, bytes_before;
+	uint32_t round;	       /* number of the last one begun */
+	uint32_t placed_round; /* the peer has it all in place */
 	struct channel_share share;
 	struct token_bucket bucket;
 	struct loop_event sent;
@@ -56,6 +58,7 @@ int precopy_find_first(struct precopy *p);
 uint64_t precopy_blocks(const struct precopy *p, unsigned int region, uint8_t **blocks);
 int precopy_collect(struct precopy *p);
 void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, uint32_t attempt);
+void precopy_placed(struct precopy *p, uint32_t round);
 bool precopy_counters(const struct precopy *p, struct channel_counters *sum);
 
 #endif

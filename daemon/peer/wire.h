@@ -56,6 +56,7 @@ _Static_assert(sizeof(struct wire_welcome) == 224, "wire");
  * @WIRE_PLAN: S. struct wire_plan and its regions
  * @WIRE_PLAN_OK: D. struct wire_plan_ok
  * @WIRE_AHEAD: S. struct wire_ahead and a bitmap of blocks to fault in
+ * @WIRE_PLACED: D. struct wire_placed: all channels have placed that round
  * @WIRE_PREPARE: S. a switchover is near
  * @WIRE_PREPARED: D.
  * @WIRE_STATE: S. struct wire_state: length of the device state of this attempt
@@ -70,6 +71,7 @@ enum wire_type {
 	WIRE_PLAN = 1,
 	WIRE_PLAN_OK,
 	WIRE_AHEAD,
+	WIRE_PLACED,
 	WIRE_PREPARE,
 	WIRE_PREPARED,
 	WIRE_STATE,
@@ -114,6 +116,11 @@ struct wire_ahead {
 	uint32_t region;
 	uint32_t reserved;
 	uint64_t nr_blocks;
+};
+
+struct wire_placed {
+	uint32_t round;
+	uint32_t reserved;
 };
 
 struct wire_state {

@@ -43,12 +43,12 @@ static void what_is_encoded_is_decoded(void **state)
 	struct packet p = good(), q = { 0 };
 
 	(void)state;
-	p.final = true;
-	p.attempt = 3;
+	p.mark = PACKET_FINAL;
+	p.mark_nr = 3;
 	assert_int_equal(round_trip(&p, &q), 0);
 	assert_int_equal(q.nr_descs, 3);
-	assert_true(q.final);
-	assert_int_equal(q.attempt, 3);
+	assert_int_equal(q.mark, PACKET_FINAL);
+	assert_int_equal(q.mark_nr, 3);
 	assert_int_equal(q.number, 7);
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(q.desc[i].off, p.desc[i].off);
