@@ -72,7 +72,7 @@ static void set_priority(int level)
 
 static int start(struct ferry *f, const struct options *o, struct loop_source *signals)
 {
-	char path[300];
+	char path[300], marks[300];
 	int err = make_dir(o->run_dir, 0700);
 
 	if (!err)
@@ -90,7 +90,8 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 	err = watch_signals(f, signals);
 	snprintf(path, sizeof(path), "%s/journal", o->state_dir);
 	if (!err) {
-		err = journal_open(f->loop, path, &f->journal);
+		snprintf(marks, sizeof(marks), "%s/journal-marks", o->run_dir);
+		err = journal_open(f->loop, path, marks, &f->journal);
 		if (err)
 			error_report("journal %s: %s; without it no guest is moved", path, strerror(-err));
 	}

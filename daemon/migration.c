@@ -95,19 +95,20 @@ static void note_round(struct migration *m, uint64_t bytes, uint64_t ns)
 	m->f->emit(m->f, m->name, "MIGRATION_PASS", NULL);
 }
 
-static void on_job_done(void *owner, enum precopy_job job, uint64_t bytes, uint64_t ns)
+static void on_job_done(void *owner, enum precopy_job job, uint64_t bytes, uint64_t ns,
+			uint64_t sending_ns)
 {
 	struct migration *m = owner;
 
 	if (job == PRECOPY_ROUND) {
 		note_round(m, bytes, ns);
 		if (m->params.max_bandwidth == 0)
-			predictor_learn_goodput(&m->predictor, bytes, ns);
+			predictor_learn_goodput(&m->predictor, bytes, sending_ns);
 	}
 	if (m->state <= SRC_PREPARED)
 		ask_harvest(m); /* also after a try that was called off */
 	else if (m->state == SRC_SENDING && job == PRECOPY_REST)
-		switchover_rest_is_sent(m, bytes, ns);
+		switchover_rest_is_sent(m, bytes, sending_ns);
 	else if (m->state == SRC_SENDING && job == PRECOPY_STATE)
 		switchover_state_is_sent(m);
 }

@@ -4,15 +4,21 @@
  *
  * Theory of operation
  *
- * One line a decision: MARK ID VM ROLE PEER. "begun" is written and synced before the
- * vCPUs stop; "go", "done" and "never" are written without a sync. That is enough: what
- * was written survives the death of this process, and the death of the whole host takes
- * the guest at the source with it, so nobody is left to run it twice. At the destination
- * a host that dies between "go" and its sync takes the guest with it likewise.
+ * One line a decision: MARK ID VM ROLE PEER. Each line goes to two files:
  *
- * A thread of its own syncs, so that a slow disk holds up nobody else's blackout.
+ *   the marks, on a tmpfs: written at once, before the decision is acted on. They survive
+ *       the death of this process. That is enough for "go", "done" and "never": the death
+ *       of the whole host takes the guest at the source, or at the destination, with it,
+ *       so nobody is left to run it twice.
+ *   the journal, on a disk: written by a thread, for even a write without a sync can wait
+ *       for milliseconds for the file system, and a blackout must not. "begun" is synced
+ *       there before the vCPUs stop.
+ *
+ * At start-up both are read, the marks last, for they are never behind; then the journal
+ * is written anew and the marks are emptied.
+ *
  * The entries that are still open are kept, and the last CLOSED_KEPT closed ones, for
- * peers that ask late. At start-up the file is written anew with these.
+ * peers that ask late.
  */
 #include "journal.h"
 
@@ -34,14 +40,21 @@ struct waiter {
 	struct waiter *next;
 };
 
+struct line {
+	struct journal_entry entry; /* a copy */
+	struct line *next;
+};
+
 struct journal {
-	int fd;
+	int fd;	      /* the journal; the thread's once it is up */
+	int marks_fd; /* the marks; the loop's */
 	char *path;
 	struct journal_entry *entries; /* newest first */
 	pthread_t thread;
 	bool thread_is_up;
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
+	struct line *lines, **lines_end;	 /* not yet in the journal; @lock */
 	struct waiter *asked, *syncing, *synced; /* @lock */
 	int sync_error;		       /* @lock */
 	bool quit;		       /* @lock */
@@ -171,6 +184,21 @@ static int rewrite(struct journal *j)
 	return err;
 }
 
+static int write_lines(struct journal *j, struct line *lines)
+{
+	int err = 0;
+
+	while (lines) {
+		struct line *l = lines;
+		int e = write_entry(j->fd, &l->entry);
+
+		err = err ? err : e;
+		lines = l->next;
+		free(l);
+	}
+	return err;
+}
+
 static void *sync_thread(void *arg)
 {
 	struct journal *j = arg;
@@ -178,16 +206,24 @@ static void *sync_thread(void *arg)
 	pthread_mutex_lock(&j->lock);
 	while (!j->quit) {
 		struct waiter *mine = j->asked;
+		struct line *lines = j->lines;
 		int err;
 
-		if (!mine) {
+		if (!mine && !lines) {
 			pthread_cond_wait(&j->wake, &j->lock);
 			continue;
 		}
+		j->lines = NULL;
+		j->lines_end = &j->lines;
 		j->asked = NULL;
 		j->syncing = mine; /* journal_forget() may still strike one out */
 		pthread_mutex_unlock(&j->lock);
-		err = fdatasync(j->fd) ? -errno : 0;
+		err = write_lines(j, lines);
+		if (err)
+			error_report("journal %s: %s; no guest is moved until there is room; guests are not "
+				     "touched by this", j->path, strerror(-err));
+		if (mine && fdatasync(j->fd) && !err)
+			err = -errno;
 		pthread_mutex_lock(&j->lock);
 		j->sync_error = err;
 		j->syncing = NULL;
@@ -225,26 +261,37 @@ static void on_synced(void *owner)
 	}
 }
 
-/** journal_open() - read @path, keep what is open, append from now on */
-int journal_open(struct loop *l, const char *path, struct journal **out)
+static void read_file(struct journal *j, const char *path)
 {
-	struct journal *j = calloc(1, sizeof(*j));
+	FILE *f = fopen(path, "re");
 	char line[600];
-	FILE *f;
-	int err;
 
-	if (!j)
-		return -ENOMEM;
-	j->fd = -1;
-	pthread_mutex_init(&j->lock, NULL);
-	pthread_cond_init(&j->wake, NULL);
-	j->path = strdup(path);
-	f = fopen(path, "re");
 	while (f && fgets(line, sizeof(line), f))
 		take_line(j, line);
 	if (f)
 		fclose(f);
+}
+
+/** journal_open() - @path: on a disk; @marks: on a tmpfs; both are read, then appended to */
+int journal_open(struct loop *l, const char *path, const char *marks_path, struct journal **out)
+{
+	struct journal *j = calloc(1, sizeof(*j));
+	int err;
+
+	if (!j)
+		return -ENOMEM;
+	j->fd = j->marks_fd = -1;
+	j->lines_end = &j->lines;
+	pthread_mutex_init(&j->lock, NULL);
+	pthread_cond_init(&j->wake, NULL);
+	j->path = strdup(path);
+	read_file(j, path);
+	read_file(j, marks_path);
 	err = j->path ? rewrite(j) : -ENOMEM;
+	if (!err) {
+		j->marks_fd = open(marks_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+		err = j->marks_fd < 0 ? -errno : 0;
+	}
 	if (!err)
 		err = loop_event_init(&j->event, l, on_synced, j);
 	if (!err)
@@ -283,11 +330,34 @@ void journal_close(struct journal *j)
 			free(w);
 		}
 	if (j->fd >= 0)
+		write_lines(j, j->lines);
+	if (j->fd >= 0)
 		close(j->fd);
+	if (j->marks_fd >= 0)
+		close(j->marks_fd);
 	pthread_cond_destroy(&j->wake);
 	pthread_mutex_destroy(&j->lock);
 	free(j->path);
 	free(j);
+}
+
+/* To the marks now, to the journal soon. */
+static int record(struct journal *j, const struct journal_entry *e)
+{
+	struct line *l = calloc(1, sizeof(*l));
+	int err = l ? write_entry(j->marks_fd, e) : -ENOMEM;
+
+	if (err) {
+		free(l);
+		return err;
+	}
+	l->entry = *e;
+	pthread_mutex_lock(&j->lock);
+	*j->lines_end = l;
+	j->lines_end = &l->next;
+	pthread_cond_signal(&j->wake);
+	pthread_mutex_unlock(&j->lock);
+	return 0;
 }
 
 /** journal_begin() - write "begun"; call journal_sync() before acting on it */
@@ -302,7 +372,7 @@ int journal_begin(struct journal *j, const uint8_t id[16], const char *vm, bool 
 	snprintf(e->peer, sizeof(e->peer), "%s", peer ? peer : "");
 	e->is_source = is_source;
 	e->mark = JOURNAL_BEGUN;
-	return write_entry(j->fd, e);
+	return record(j, e);
 }
 
 /** journal_note() - write @mark, unsynced; a migration that never began is noted too */
@@ -316,10 +386,10 @@ int journal_note(struct journal *j, const uint8_t id[16], enum journal_mark mark
 	if (!e->vm[0])
 		strcpy(e->vm, "-");
 	e->mark = mark;
-	err = write_entry(j->fd, e);
+	err = record(j, e);
 	if (err)
-		error_report("journal %s: %s; the guest is not touched by this; make room there",
-			     j->path, strerror(-err));
+		error_report("marks of the journal in the run directory: %s; the guest is not touched by this; "
+			     "make room there", strerror(-err));
 	return err;
 }
 

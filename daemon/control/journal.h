@@ -31,7 +31,7 @@ struct journal_entry {
 
 struct journal;
 
-int journal_open(struct loop *l, const char *path, struct journal **out);
+int journal_open(struct loop *l, const char *path, const char *marks_path, struct journal **out);
 void journal_close(struct journal *j);
 int journal_begin(struct journal *j, const uint8_t id[16], const char *vm, bool is_source,
 		  const char *peer);

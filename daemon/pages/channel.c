@@ -15,4 +15,5 @@ void channel_copy_counters(const struct channel_counters *from, struct channel_c
 	to->packed_pages = __atomic_load_n(&from->packed_pages, __ATOMIC_RELAXED);
 	to->packed_bytes = __atomic_load_n(&from->packed_bytes, __ATOMIC_RELAXED);
 	to->busy_ns = __atomic_load_n(&from->busy_ns, __ATOMIC_RELAXED);
+	to->zero_ns = __atomic_load_n(&from->zero_ns, __ATOMIC_RELAXED);
 }

@@ -19,10 +19,11 @@
 /**
  * struct channel_counters - what a channel has moved; written by its thread, relaxed
  * @wire: bytes on the connection; @busy_ns: time spent in rounds, waits for the
- * bandwidth limit left out
+ * bandwidth limit left out; @zero_ns: part of it that looked at stripes of nothing but zeros
  */
 struct channel_counters {
-	uint64_t wire, raw_pages, zero_pages, packed_pages, packed_bytes, busy_ns;
+	uint64_t wire, raw_pages, zero_pages, packed_pages, packed_bytes, busy_ns,
+		zero_ns;
 };
 
 /**

@@ -166,6 +166,7 @@ static int send_stripe(struct channel_sender *c, unsigned int region, uint64_t f
 		       uint32_t bits)
 {
 	const uint8_t *map = c->share->regions[region].map;
+	uint64_t start = now_ns(), data_pages = c->counters.raw_pages + c->counters.packed_pages;
 	int err = 0;
 
 	for (uint32_t i = 0; i < STRIPE_PAGES && bits >> i && !err;) {
@@ -184,6 +185,8 @@ static int send_stripe(struct channel_sender *c, unsigned int region, uint64_t f
 		err = (zero ? add_zero : add_data)(c, region, (first + begin) << 12,
 						   (i - begin) << 12);
 	}
+	if (data_pages == c->counters.raw_pages + c->counters.packed_pages)
+		channel_count(&c->counters.zero_ns, now_ns() - start);
 	return err;
 }
 

@@ -38,17 +38,12 @@ static bool all_are_done(struct precopy *p)
 	return all;
 }
 
-static uint64_t wire_bytes(const struct precopy *p)
-{
-	struct channel_counters sum;
-
-	return precopy_counters(p, &sum) ? sum.wire : 0;
-}
-
 static void on_sent(void *owner)
 {
 	struct precopy *p = owner;
 	enum precopy_job job = p->job;
+	struct channel_counters sum;
+	uint64_t ns, zero_ns;
 
 	if (!all_are_done(p) || job == PRECOPY_NONE)
 		return;
@@ -57,7 +52,10 @@ static void on_sent(void *owner)
 	p->job = PRECOPY_NONE;
 	if (job != PRECOPY_STATE)
 		p->set_is_sent = true;
-	p->ops->done(p->owner, job, wire_bytes(p) - p->bytes_before, now_ns() - p->started_ns);
+	precopy_counters(p, &sum);
+	ns = now_ns() - p->started_ns;
+	zero_ns = (sum.zero_ns - p->zero_ns_before) / p->share.nr_channels;
+	p->ops->done(p->owner, job, sum.wire - p->bytes_before, ns, ns > zero_ns ? ns - zero_ns : 1);
 }
 
 /** precopy_init() - precopy_fini() is owed also after a failure */
@@ -195,12 +193,15 @@ void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, 
 				 .unlimited = job != PRECOPY_ROUND,
 				 .state_len = state_len,
 				 .mark_nr = attempt };
+	struct channel_counters sum;
 
 	if (job == PRECOPY_ROUND)
 		j.mark_nr = ++p->round;
 	p->job = job;
 	p->started_ns = now_ns();
-	p->bytes_before = wire_bytes(p);
+	precopy_counters(p, &sum);
+	p->bytes_before = sum.wire;
+	p->zero_ns_before = sum.zero_ns;
 	for (unsigned int i = 0; i < p->share.nr_channels; i++)
 		channel_send_start(p->channels[i], &j);
 }
@@ -226,6 +227,7 @@ bool precopy_counters(const struct precopy *p, struct channel_counters *sum)
 		sum->packed_pages += c.packed_pages;
 		sum->packed_bytes += c.packed_bytes;
 		sum->busy_ns += c.busy_ns;
+		sum->zero_ns += c.zero_ns;
 	}
 	return p->channels[0] != NULL;
 }

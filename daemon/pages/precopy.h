@@ -8,9 +8,15 @@
 /** enum precopy_job - ROUND: guest runs; REST: last pages, guest stopped; STATE: devices */
 enum precopy_job { PRECOPY_NONE, PRECOPY_ROUND, PRECOPY_REST, PRECOPY_STATE };
 
-/** struct precopy_ops - called on the loop. @done: job ended; @failed: channel is of no more use */
+/**
+ * struct precopy_ops - called on the loop
+ * @done: @job ended: @bytes on the wire in @ns, of which the channels sent for @sending_ns
+ * (the rest was spent on looking at zeros, which tells nothing of the connection)
+ * @failed: @channel is of no more use
+ */
 struct precopy_ops {
-	void (*done)(void *owner, enum precopy_job job, uint64_t bytes, uint64_t ns);
+	void (*done)(void *owner, enum precopy_job job, uint64_t bytes, uint64_t ns,
+		     uint64_t sending_ns);
 	void (*failed)(void *owner, unsigned int channel, int err);
 };
 
@@ -28,7 +34,7 @@ struct precopy {
 	const struct precopy_ops *ops;
 	void *owner;
 	struct dirty *dirty;
-	uint64_t started_ns, bytes_before;
+	uint64_t started_ns, bytes_before, zero_ns_before;
 	uint32_t round;	       /* number of the last one begun */
 	uint32_t placed_round; /* the peer has it all in place */
 	struct channel_share share;

@@ -4,8 +4,9 @@
  *
  * Theory of operation: a page that the VMM has faulted in still costs the daemon a fault
  * at its first touch, a microsecond or so, half a second for 2 GiB, and it would be paid
- * on the way of the pages. So a thread of the lowest priority touches, when a VM
- * registers, what has data by then. Holes are not touched: nothing is allocated.
+ * on the way of the pages. So a thread of the lowest priority touches what has data, when
+ * a VM registers and again, ever more rarely, when its files have grown. Holes are not
+ * touched: nothing is allocated.
  */
 #include "warm.h"
 
@@ -15,14 +16,20 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
 
 #define CHUNK (16ULL << 20)
+#define FIRST_PERIOD_MS 500
+#define LAST_PERIOD_MS 30000
 
 struct warm {
 	const struct region *regions;
 	unsigned int nr_regions;
 	pthread_t thread;
-	bool quit; /* atomic */
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	bool quit; /* atomic; set under @lock */
 };
 
 struct place_in {
@@ -44,17 +51,51 @@ static void touch(void *arg, uint64_t off, uint64_t len)
 	}
 }
 
+static uint64_t nr_blocks(const struct warm *w)
+{
+	uint64_t sum = 0;
+	struct stat st;
+
+	for (unsigned int i = 0; i < w->nr_regions; i++)
+		if (!fstat(w->regions[i].fd, &st))
+			sum += (uint64_t)st.st_blocks;
+	return sum;
+}
+
+static void wait_ms(struct warm *w, uint64_t ms)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += (time_t)(ms / 1000);
+	until.tv_nsec += (long)(ms % 1000) * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	pthread_mutex_lock(&w->lock);
+	if (!w->quit)
+		pthread_cond_timedwait(&w->wake, &w->lock, &until);
+	pthread_mutex_unlock(&w->lock);
+}
+
 static void *warm_thread(void *arg)
 {
 	struct warm *w = arg;
+	uint64_t seen = 0, period_ms = FIRST_PERIOD_MS;
 	struct sched_param none = { 0 };
 
 	pthread_setname_np(pthread_self(), "warm");
 	pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
-	for (unsigned int i = 0; i < w->nr_regions; i++) {
-		struct place_in p = { w, &w->regions[i] };
+	while (!__atomic_load_n(&w->quit, __ATOMIC_RELAXED)) {
+		uint64_t blocks = nr_blocks(w);
 
-		region_each_data(p.r, touch, &p);
+		for (unsigned int i = 0; blocks != seen && i < w->nr_regions; i++) {
+			struct place_in p = { w, &w->regions[i] };
+
+			region_each_data(p.r, touch, &p);
+		}
+		period_ms = blocks != seen ? FIRST_PERIOD_MS : period_ms * 2;
+		seen = blocks;
+		wait_ms(w, period_ms < LAST_PERIOD_MS ? period_ms : LAST_PERIOD_MS);
 	}
 	return NULL;
 }
@@ -69,8 +110,12 @@ int warm_start(const struct region *regions, unsigned int nr_regions, struct war
 		return -ENOMEM;
 	w->regions = regions;
 	w->nr_regions = nr_regions;
+	pthread_mutex_init(&w->lock, NULL);
+	pthread_cond_init(&w->wake, NULL);
 	err = -pthread_create(&w->thread, NULL, warm_thread, w);
 	if (err) {
+		pthread_cond_destroy(&w->wake);
+		pthread_mutex_destroy(&w->lock);
 		free(w);
 		return err;
 	}
@@ -83,7 +128,12 @@ void warm_stop(struct warm *w)
 {
 	if (!w)
 		return;
+	pthread_mutex_lock(&w->lock);
 	__atomic_store_n(&w->quit, true, __ATOMIC_RELAXED);
+	pthread_cond_signal(&w->wake);
+	pthread_mutex_unlock(&w->lock);
 	pthread_join(w->thread, NULL);
+	pthread_cond_destroy(&w->wake);
+	pthread_mutex_destroy(&w->lock);
 	free(w);
 }

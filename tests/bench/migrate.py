@@ -6,7 +6,7 @@
   cases: total untouched_destination blackout dirtying untouched_ram zeros collect
 
 Prints a table, then as the last line one JSON object. Exits 0 if it could measure."""
-import argparse, contextlib, json, os, socket, statistics, subprocess, sys, tempfile, time
+import argparse, contextlib, json, math, os, socket, statistics, subprocess, sys, tempfile, time
 sys.path[:0] = [os.path.dirname(os.path.realpath(__file__)),
                 os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib')]
 import peer_qemu
@@ -47,10 +47,10 @@ def cpu_of(daemons, vmms):
         sum(peer_qemu.cpu_seconds(v.proc.pid, ('vcpu',)) for v in vmms)
 
 
-def ours(append, limit=5, prealloc=True, ram=RAM, extra=(), **params):
+def ours(append, limit=5, prealloc=True, ram=RAM, extra=(), settle=.5, **params):
     with Scene() as s:
         a, b, src, dst = tcp_pair(s, append, ram, prealloc, ['--stay', *extra])
-        time.sleep(.5)
+        time.sleep(settle)
         before = cpu_of((a, b), (src, dst))
         got = migrate(a, b, **{'downtime-limit': limit, 'multifd-channels': 2, **params})
         after = cpu_of((a, b), (src, dst))
@@ -84,13 +84,17 @@ def qemu(append, **kw):
         return peer_qemu.migrate(folder, append, tsc_khz(), port=free_port(), **kw)
 
 
-def bare_pair(scene):
-    """beside the same running guest"""
+def beside_guest(scene, what):
+    """one of bare_pair's measurements, beside the same running guest: (bytes, ns)"""
     a = scene.daemon('x')
     guest = scene.vmm(a, append=SPIN + ' fill=16', ram='64M')
     wait_for('the guest to run', guest.is_filled)
-    out = subprocess.run([os.path.join(OUT, 'bin', 'bare_pair'), 'pair', str(RAM)], stdout=subprocess.PIPE, check=True)
-    n, ns = map(int, out.stdout.split())
+    out = subprocess.run([os.path.join(OUT, 'bin', 'bare_pair'), what, str(RAM)], stdout=subprocess.PIPE, check=True)
+    return tuple(map(int, out.stdout.split()))
+
+
+def bare_pair(scene):
+    n, ns = beside_guest(scene, 'pair')
     return n / ns
 
 
@@ -141,18 +145,24 @@ def huge_pages(mib):
 def case_untouched_destination(o):
     """as a user gets it: ours with huge pages where they can be had, QEMU with its defaults"""
     mine, small, peer = [], [], []
-    for n in range(max(3, o.turns // 2)):
-        with huge_pages(RAM) as extra:
-            mine.append(ours(SPIN, prealloc=False, extra=extra))
-        small.append(ours(SPIN, prealloc=False))
-        peer.append(qemu(SPIN, prealloc=False))
-        say(f"untouched destination, turn {n + 1}: ours {mine[-1]['total_ms']} ms ({mine[-1]['huge']}), with small pages "
-            f"{small[-1]['total_ms']} ms, QEMU {peer[-1]['total_ms']} ms")
+    with huge_pages(RAM) as extra:
+        # Not counted: a machine that is itself a guest gets its fresh huge pages from its host only now.
+        raw['untouched_destination_warm_up'] = ours(SPIN, prealloc=False, extra=extra) if extra else None
+        untouched_turns(o, extra, mine, small, peer)
     raw['untouched_destination'] = {'ours': mine, 'ours_small_pages': small, 'qemu': peer}
     ratio = median(x['total_ms'] for x in small) / median(x['total_ms'] for x in peer)
     target('total time as a user gets it, of QEMU, with 4 KiB pages', 0.25, ratio, 'ratio', ratio <= .25)
     ratio = median(x['total_ms'] for x in mine) / median(x['total_ms'] for x in peer)
     target(f"total time as a user gets it, of QEMU (huge pages: {mine[0]['huge']})", 0.25, ratio, 'ratio', ratio <= .25)
+
+
+def untouched_turns(o, extra, mine, small, peer):
+    for n in range(max(3, o.turns // 2)):
+        mine.append(ours(SPIN, prealloc=False, extra=extra))
+        small.append(ours(SPIN, prealloc=False))
+        peer.append(qemu(SPIN, prealloc=False))
+        say(f"untouched destination, turn {n + 1}: ours {mine[-1]['total_ms']} ms ({mine[-1]['huge']}), with small pages "
+            f"{small[-1]['total_ms']} ms, QEMU {peer[-1]['total_ms']} ms")
 
 
 def switchovers(o, append, limit, times, ram=512):
@@ -176,7 +186,7 @@ def case_blackout(o):
     for limit in (5, 300):
         got = switchovers(o, SPIN, limit, o.switchovers)
         peer = [qemu(SPIN, limit=limit, ram=512)['blackout_ms'] for _ in range(3)]
-        p99 = got[min(len(got) - 1, int(len(got) * .99))]
+        p99 = got[math.ceil(len(got) * .99) - 1]
         say(f'blackout, idle, limit {limit}: median {median(got):.2f}, p99 {p99:.2f}, max {got[-1]:.2f} ms of '
             f'{len(got)}; QEMU {", ".join(f"{x:.1f}" for x in peer)} ms')
         raw[f'blackout_idle_{limit}'] = {'ours': got, 'qemu': peer}
@@ -210,16 +220,20 @@ def case_untouched_ram(o):
 def case_zeros(o):
     got, bare = [], []
     for _ in range(o.turns):
-        got.append(ours(SPIN + ' body=zero', prealloc=False))
-        out = subprocess.run([os.path.join(OUT, 'bin', 'bare_pair'), 'zeros', str(RAM)], stdout=subprocess.PIPE, check=True)
-        bare.append(int(out.stdout.split()[1]) / 1e6)
-    first = [x['rounds'][0]['time-us'] / 1e3 for x in got]
-    ratio = median(x['total_ms'] for x in got) / median(bare)
+        # The daemon's own page tables follow the guest's memory within a second or two of its growing.
+        got.append(ours(SPIN + ' body=zero', prealloc=False, settle=4))
+        with Scene() as s:
+            bare.append(beside_guest(s, 'zeros')[1] / 1e6)
+    first = median(x['rounds'][0]['time-us'] / 1e3 for x in got)
+    whole = median(x['total_ms'] for x in got)
     kib = max(x['memfd_kib'][1] for x in got)
-    say(f"2 GiB of zeros: {median(x['total_ms'] for x in got)} ms in all, first round {median(first):.0f} ms, one read "
-        f"with isa-l {median(bare):.0f} ms, {kib} KiB allocated at the destination")
+    say(f"2 GiB of zeros: {whole} ms in all, first round {first:.0f} ms, one read with isa-l {median(bare):.0f} ms, {kib} KiB "
+        f"allocated at the destination")
     raw['zeros'] = {'ours': got, 'isal_read_ms': bare}
-    target('2 GiB of zeros, of one read with isa-l', 1.3, ratio, 'ratio', ratio <= 1.3)
+    ratio = first / median(bare)
+    target('2 GiB of zeros: the round that sends them, of one read with isa-l', 1.3, ratio, 'ratio', ratio <= 1.3)
+    ratio = whole / median(bare)
+    target('2 GiB of zeros: the whole migration, of one read with isa-l', 1.3, ratio, 'ratio', ratio <= 1.3)
     target('2 GiB of zeros: allocated at the destination', 1024, kib, 'KiB', kib <= 1024)
 
 

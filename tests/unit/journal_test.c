@@ -12,11 +12,12 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "control/journal.h"
 
-static char path[64];
+static char path[64], marks[80];
 static const uint8_t id1[16] = { 1 }, id2[16] = { 2 }, id3[16] = { 3 };
 static struct loop *loop;
 static int synced = 99;
@@ -25,7 +26,7 @@ static struct journal *open_journal(void)
 {
 	struct journal *j;
 
-	assert_int_equal(journal_open(loop, path, &j), 0);
+	assert_int_equal(journal_open(loop, path, marks, &j), 0);
 	return j;
 }
 
@@ -33,7 +34,9 @@ static int setup(void **state)
 {
 	(void)state;
 	snprintf(path, sizeof(path), "/tmp/vmferry-journal-%d", getpid());
+	snprintf(marks, sizeof(marks), "%s-marks", path);
 	unlink(path);
+	unlink(marks);
 	loop = loop_new();
 	return !loop;
 }
@@ -42,6 +45,7 @@ static int teardown(void **state)
 {
 	(void)state;
 	unlink(path);
+	unlink(marks);
 	loop_free(loop);
 	return 0;
 }
@@ -163,6 +167,39 @@ static void a_full_disk_is_said_and_tears_no_line(void **state)
 	journal_close(j);
 }
 
+/* Either file alone tells all: the disk may lag, and a tmpfs does not outlive the host. */
+static void each_file_alone_is_enough(void **state)
+{
+	const char *const files[] = { path, marks };
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		pid_t child = fork();
+		struct journal *j;
+		int status;
+
+		if (!child) {
+			j = open_journal();
+			journal_begin(j, id1, "web1", true, "tcp:h:1");
+			if (journal_note(j, id1, JOURNAL_GO))
+				_exit(1);
+			if (i == 0)
+				_exit(0); /* killed: the thread may have written nothing */
+			journal_close(j);
+			_exit(0);
+		}
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_int_equal(status, 0);
+		unlink(files[i]);
+		j = open_journal();
+		assert_non_null(journal_find(j, id1));
+		assert_int_equal(journal_find(j, id1)->mark, JOURNAL_GO);
+		journal_close(j);
+		unlink(path);
+		unlink(marks);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -170,6 +207,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_torn_line_does_not_count, setup, teardown),
 		cmocka_unit_test_setup_teardown(open_and_newest_entries_are_kept, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_full_disk_is_said_and_tears_no_line, setup, teardown),
+		cmocka_unit_test_setup_teardown(each_file_alone_is_enough, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_sync_is_answered_on_the_loop, setup, teardown),
 	};
 

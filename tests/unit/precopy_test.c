@@ -27,11 +27,11 @@ static uint64_t size = PAGES * REGION_PAGE;
 static int peer = -1, nr_done, failed;
 static struct loop_timer give_up;
 
-static void on_done(void *owner, enum precopy_job job, uint64_t bytes, uint64_t ns)
+static void on_done(void *owner, enum precopy_job job, uint64_t bytes, uint64_t ns, uint64_t sending_ns)
 {
 	(void)owner;
 	assert_int_equal(job, PRECOPY_ROUND);
-	assert_true(bytes > PAGES * REGION_PAGE && ns);
+	assert_true(bytes > PAGES * REGION_PAGE && sending_ns && sending_ns <= ns);
 	nr_done++;
 	loop_stop(loop);
 }
