@@ -371,6 +371,9 @@ static void finish(struct migration *m)
 	report_end(m);
 	close(m->state_fd);
 	m->state_fd = -1;
+	/* Its RAM must not stay allocated through us once the VMM is gone. */
+	vm_put(m->vm);
+	m->vm = NULL;
 }
 
 static void tell(struct migration *m, enum wire_type type)

@@ -218,7 +218,7 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 	struct vmferry_msg_resumed r = { 0 };
 
 	if (status) {
-		if (status != -ECONNRESET)
+		if (status != -ECONNRESET && m->vm)
 			error_report("vm %s: its VMM cannot resume the guest: %s; the guest is stopped at "
 				     "the source; look at the VMM (pid %d)",
 				     m->name, strerror(-status), m->vm->pid);

@@ -45,6 +45,22 @@ def a_hundred_migrations_leave_nothing_behind():
         (src if src.runs() else dst).verdict()
 
 
+def a_guest_that_left_takes_its_memory_along():
+    """Seen to fail while the account of the last migration kept the VM, and with it the RAM, at the source."""
+    with Scene() as s:
+        a, b, src, dst = s.pair('v0=seq:20:4', ram='32M')
+        expect(migrate(a, b)['status'] == 'completed', 'not moved')
+        src.proc.wait(20)
+        wait_for('the source to let go of the RAM', lambda: not holds_ram(a))
+        expect(holds_ram(b), 'the destination does not hold it')
+        expect(a.ask('query-migrate', vm='web1')['status'] == 'completed', 'the account is gone')
+
+
+def holds_ram(daemon):
+    with open(f'/proc/{daemon.proc.pid}/maps') as f:
+        return any('memfd:ram' in line for line in f)
+
+
 def settled(a, b):
     """once the last incoming has closed, and the one VM there is has registered anew"""
     wait_for('threads to end', lambda: all(usage(d)[1] <= 3 for d in (a, b)))  # loop, journal, one VM's warm.c
@@ -52,4 +68,4 @@ def settled(a, b):
     return usage(a), usage(b)
 
 
-main([a_hundred_migrations_leave_nothing_behind])
+main([a_hundred_migrations_leave_nothing_behind, a_guest_that_left_takes_its_memory_along])
