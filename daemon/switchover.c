@@ -21,7 +21,9 @@
 #include "base/error.h"
 #include "migration_private.h"
 
-#define RETRY_AFTER_NS 20000000ULL /* between a try that was called off and the next */
+#define RETRY_AFTER_NS 20000000ULL  /* between the first try that was called off and the next */
+#define RETRY_MOST_NS 1000000000ULL /* it grows, for what held a host up may take its time */
+#define RULE 3
 
 static void on_journaled(void *arg, int err)
 {
@@ -241,14 +243,15 @@ void switchover_retry(struct migration *m)
 {
 	const struct prediction *p = &m->report.predicted;
 	struct predictor before = m->predictor;
+	uint64_t wait = RETRY_AFTER_NS;
 
 	migration_set_status(m, MIGRATION_ACTIVE);
 	/* What is known now of a part that did not even end. */
 	if (m->is_saved && m->sent_ns && !m->ready_ns)
 		predictor_learn(&m->predictor, PART_LOAD, now_ns() - m->sent_ns);
 	predictor_predict(&m->predictor, 0, m->vm->state_size, &m->report.predicted);
-	/* One slow try may be a busy host's; two are the rule. */
-	if (m->report.tries == 1 && p->upper_ns > migration_limit_ns(m)) {
+	/* One slow try, or two, may be a busy host's; three are the rule. */
+	if (m->report.tries < RULE && p->upper_ns > migration_limit_ns(m)) {
 		m->predictor = before;
 		predictor_predict(&m->predictor, 0, m->vm->state_size, &m->report.predicted);
 	}
@@ -263,7 +266,9 @@ void switchover_retry(struct migration *m)
 		migration_step(m, EV_CANCEL);
 		return;
 	}
-	loop_timer_at(&m->pause, now_ns() + RETRY_AFTER_NS);
+	for (unsigned int i = 1; i < m->report.tries; i++)
+		wait *= 8;
+	loop_timer_at(&m->pause, now_ns() + (wait < RETRY_MOST_NS ? wait : RETRY_MOST_NS));
 }
 
 static void on_peer_answered(void *arg, bool runs_there)
