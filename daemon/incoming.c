@@ -26,6 +26,7 @@
 #include "base/error.h"
 #include "decide/switchover_dst.h"
 #include "incoming.h"
+#include "pages/warm.h"
 
 #define LINGER_NS (5 * NS_PER_S)
 #define MAX_STATE (1ULL << 32)
@@ -446,6 +447,7 @@ static void take_plan(struct incoming *in, const void *body, uint32_t len)
 	in->watcher = (struct vm_watcher){ on_vm_lost, in };
 	in->vm->watcher = &in->watcher;
 	in->vm->is_busy = true;
+	warm_cease(in->vm->warm);
 	in->vm->is_fresh = false;
 	err = make_room(in, p);
 	if (err) {

@@ -543,6 +543,7 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	m->watcher = (struct vm_watcher){ on_vm_lost, m };
 	vm->watcher = &m->watcher;
 	vm->is_busy = true;
+	warm_cease(vm->warm);
 	f->emit(f, m->name, "MIGRATION", migration_status_name(m->status));
 	return 0;
 }

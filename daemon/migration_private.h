@@ -10,6 +10,7 @@
 #include "decide/switchover_src.h"
 #include "migration.h"
 #include "pages/precopy.h"
+#include "pages/warm.h"
 #include "peer/peer.h"
 
 #define MIGRATION_MARGIN_NS 200000ULL /* of the limit kept for what no sample has shown */
@@ -35,7 +36,6 @@ struct migration {
 	int state_fd;
 	uint64_t state_len;
 	bool is_saved;
-	bool peer_is_ready;
 	uint32_t attempt;
 
 	struct predictor predictor;

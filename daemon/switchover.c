@@ -95,7 +95,7 @@ void switchover_stop_vcpus(struct migration *m)
 {
 	m->attempt++;
 	m->report.tries++;
-	m->is_saved = m->peer_is_ready = false;
+	m->is_saved = false;
 	m->rest_sent_ns = m->saved_ns = m->sent_ns = m->ready_ns = 0;
 	loop_timer_stop(&m->pause);
 	m->stop_asked_ns = m->last_exit_ns = now_ns();
@@ -164,19 +164,19 @@ void switchover_state_is_sent(struct migration *m)
 {
 	m->sent_ns = now_ns();
 	migration_step(m, EV_SENT);
-	if (m->peer_is_ready && m->state == SRC_WAIT_READY)
-		migration_step(m, EV_PEER_READY);
 }
 
 void switchover_take_ready(struct migration *m, const struct wire_ready *r)
 {
-	uint64_t now = now_ns();
+	uint64_t now;
 
 	if (r->attempt != m->attempt || m->state < SRC_SENDING || m->state > SRC_WAIT_READY)
 		return; /* of a try that was called off */
-	m->ready_ns = now;
-	m->peer_is_ready = true;
-	m->report.actual_ns[PART_LOAD] = now - (m->sent_ns ? m->sent_ns : now);
+	/* What is loaded there has been sent, though our own channels may not have said so yet. */
+	if (m->state == SRC_SENDING)
+		switchover_state_is_sent(m);
+	m->ready_ns = now = now_ns();
+	m->report.actual_ns[PART_LOAD] = now - m->sent_ns;
 	if (m->params.strict && now - m->last_exit_ns +
 	    predictor_upper(&m->predictor, PART_START) > migration_limit_ns(m))
 		migration_step(m, EV_OVER_BUDGET);

@@ -4,22 +4,27 @@
  *
  * Theory of operation: a page that the VMM has faulted in still costs the daemon a fault
  * at its first touch, a microsecond or so, half a second for 2 GiB, and it would be paid
- * on the way of the pages. So a thread of the lowest priority touches what has data, when
- * a VM registers and again, ever more rarely, when its files have grown. Holes are not
+ * on the way of the pages. So a thread of low priority touches what has data, when a VM
+ * registers and again, ever more rarely, when its files have grown. Holes are not
  * touched: nothing is allocated.
+ *
+ * It ceases when a migration begins. While it touches it holds the lock of our address
+ * space, and everybody who maps something waits for it, in a blackout too; hence the
+ * small chunks, and no SCHED_IDLE, under which it could be kept from letting go.
  */
 #include "warm.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
-#define CHUNK (16ULL << 20)
+#define CHUNK (2ULL << 20)
+#define NICE 10
 #define FIRST_PERIOD_MS 500
 #define LAST_PERIOD_MS 30000
 
@@ -81,10 +86,9 @@ static void *warm_thread(void *arg)
 {
 	struct warm *w = arg;
 	uint64_t seen = 0, period_ms = FIRST_PERIOD_MS;
-	struct sched_param none = { 0 };
 
 	pthread_setname_np(pthread_self(), "warm");
-	pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
+	setpriority(PRIO_PROCESS, 0, NICE); /* on Linux: of this thread */
 	while (!__atomic_load_n(&w->quit, __ATOMIC_RELAXED)) {
 		uint64_t blocks = nr_blocks(w);
 
@@ -123,8 +127,8 @@ int warm_start(const struct region *regions, unsigned int nr_regions, struct war
 	return 0;
 }
 
-/** warm_stop() - waits for at most one chunk; NULL is fine */
-void warm_stop(struct warm *w)
+/** warm_cease() - touch nothing any more, from the next chunk on; NULL is fine */
+void warm_cease(struct warm *w)
 {
 	if (!w)
 		return;
@@ -132,6 +136,14 @@ void warm_stop(struct warm *w)
 	__atomic_store_n(&w->quit, true, __ATOMIC_RELAXED);
 	pthread_cond_signal(&w->wake);
 	pthread_mutex_unlock(&w->lock);
+}
+
+/** warm_stop() - waits for at most one chunk; NULL is fine */
+void warm_stop(struct warm *w)
+{
+	if (!w)
+		return;
+	warm_cease(w);
 	pthread_join(w->thread, NULL);
 	pthread_cond_destroy(&w->wake);
 	pthread_mutex_destroy(&w->lock);
