@@ -37,6 +37,7 @@ static int add_chunk(struct area *a, u64 len)
 
 /**
  * area_init() - make the header and the tables; there are no regions yet
+ * @a: the area
  */
 int area_init(struct area *a)
 {
@@ -97,6 +98,10 @@ static struct area_chunk *find_chunk(struct area *a, u64 len)
 
 /**
  * area_add_region() - a region with clean pages; area_changed() tells the consumer
+ * @a: the area
+ * @slot: KVM slot, as_id << 16 | id
+ * @gpa: guest-physical address
+ * @nr_pages: pages of 4 KiB
  * Return: its index, or a negative errno
  */
 int area_add_region(struct area *a, u32 slot, u64 gpa, u64 nr_pages)
@@ -162,6 +167,9 @@ void area_changed(struct area *a)
 
 /**
  * area_publish() - make pages visible to the consumer
+ * @a: the area
+ * @region: index of the region
+ * @word: 64-bit word of its bitmap
  * @bits: pages of 64-bit word @word of @region's bitmap
  *
  * Only for pages that are write-protected again: see harvest.c.

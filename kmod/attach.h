@@ -2,10 +2,11 @@
 #ifndef VMFERRY_ATTACH_H
 #define VMFERRY_ATTACH_H
 
+#include <linux/completion.h>
 #include <linux/kobject.h>
 #include <linux/kvm_host.h>
+#include <linux/list.h>
 #include <linux/mutex.h>
-#include <linux/poll.h>
 #include <linux/wait.h>
 
 #include "area.h"
@@ -14,35 +15,41 @@
 #include "vfio_sizes.h"
 #include "watch.h"
 
+/* What the attachment's thread is asked to do. */
+enum attach_op { OP_NONE, OP_START, OP_STOP, OP_HARVEST, OP_HARVEST_FINAL, OP_REFRESH_VFIO };
+
 /**
  * struct attachment - one attachment fd: what it references, adopts and gives back
- * @lock: everything below it that is not marked otherwise
- * @vm_file: pins the VM and its module; NULL once the VMM has exited
- * @kvm: valid while @vm_file is; pinned by it
- * @mm: the VMM's, pinned as a struct (mmgrab), not as an address space
+ * @node: attach_lock
+ * @vm_file: pins the VM and KVM's module; NULL once the VMM has exited; the thread's
+ * @kvm: valid while @vm_file is not NULL; the thread's
  * @own_ring: we collect and reset the rings; else somebody else may, and we watch
- * @logging: between START and STOP
- * @broken: writes may have been missed
- * @scratch: one page and, without rings, room for a bitmap, mapped in the VMM
- * @thread: harvests by itself
- * @published, @unread: pages since the attachment, since the last read(); atomic
+ * @logging, @broken: see uapi/vmferry.h; the thread's
+ * @scratch, @scratch_len: room mapped in the VMM for the arguments of KVM's ioctls; the thread's
+ * @ask: one request at a time; @op, @op_done, @op_result: that request
+ * @lock: @tune, @eventfd, @vfio's fds; taken by the thread and by ioctls, never across
+ * KVM's ioctls
+ * @unread: pages published since the last read(); @dead: @vm_file is gone; atomic
  *
- * Lock order: attach_lock (attach.c), then @lock, then KVM's own inside its ioctls.
+ * All that touches KVM is done by @thread, for only a kernel thread can adopt the VMM's
+ * address space, which KVM's ioctls ask for. Whoever wants something asks it.
+ *
+ * Lock order: attach_lock, @ask, @lock, area.lock, KVM's own (inside its ioctls).
  */
 struct attachment {
-	struct mutex lock;
-	struct list_head node; /* attach_lock */
+	struct list_head node;
+	unsigned int id;
 	struct kobject kobj;
 	struct completion kobj_gone;
-	unsigned int id;
 
 	struct file *vm_file;
 	struct kvm *kvm;
-	struct mm_struct *mm;
 	bool own_ring;
 	bool has_rings;
 	bool logging;
 	bool broken;
+	unsigned long scratch;
+	size_t scratch_len;
 
 	struct area area;
 	struct memslots slots;
@@ -50,25 +57,35 @@ struct attachment {
 	struct watch watch;
 	struct vfio_sizes vfio;
 
-	unsigned long scratch;
-	size_t scratch_len;
-
 	struct task_struct *thread;
-	wait_queue_head_t wake;	 /* of the thread */
-	wait_queue_head_t readers;
+	struct mutex ask;
+	enum attach_op op;
+	int op_result;
+	struct completion op_done;
+	wait_queue_head_t wake;
+	bool kick;
 	u32 period_us;
-	u64 unread_since_ns;
-	struct eventfd_ctx *eventfd;
-	struct vmferry_tunables tune;
+	u64 cooled_ns;
 
+	struct mutex lock;
+	struct vmferry_tunables tune;
+	struct eventfd_ctx *eventfd;
+
+	wait_queue_head_t readers;
 	atomic64_t unread;
-	atomic64_t resets, harvest_errors;
+	u64 unread_since_ns;
+	bool dead;
+	atomic64_t resets;
 };
 
 int attach_create(const struct vmferry_attach *req);
-void attach_wake_consumer(struct attachment *a);
+int attach_ask(struct attachment *a, enum attach_op op);
+int tunables_set(struct attachment *a, const struct vmferry_tunables *t);
+void attach_kick(struct attachment *a);
+void attach_published(struct attachment *a, u32 pages);
+void attach_break(struct attachment *a);
 
-/* The VMM's address space, and its KVM fd, for one use. @lock held. */
+/* The thread only: the VMM's address space, and KVM's ioctls in it. */
 int attach_adopt(struct attachment *a);
 void attach_unadopt(struct attachment *a);
 int attach_vm_ioctl(struct attachment *a, unsigned int cmd, unsigned long arg);

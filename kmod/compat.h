@@ -30,19 +30,41 @@ static inline void compat_vm_flags_set(struct vm_area_struct *vma, unsigned long
 #endif
 }
 
+/* The number of address spaces became the VM's own in 6.8. */
+static inline int compat_nr_address_spaces(struct kvm *kvm)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 8, 0)
+	return kvm_arch_nr_memslot_as_ids(kvm);
+#else
+	return KVM_ADDRESS_SPACE_NUM;
+#endif
+}
+
+static inline u64 compat_memslots_generation(struct kvm *kvm)
+{
+	int srcu = srcu_read_lock(&kvm->srcu);
+	u64 generation = kvm_memslots(kvm)->generation;
+
+	srcu_read_unlock(&kvm->srcu, srcu);
+	return generation;
+}
+
 /*
- * file_is_kvm() is exported to KVM's own modules only since 6.18; and it is never enough,
- * for it knows VMs alone by their operations. What a name cannot tell, the owner does:
- * only KVM makes files whose operations belong to KVM.
+ * Is @file a KVM VM? Since 6.18 file_is_kvm() is exported to KVM's own modules only. There
+ * the operations name their module (on older kernels they do not), and of the files that
+ * KVM's module makes only VMs are called so.
  */
 static inline bool compat_file_is_vm(struct file *file)
 {
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
 	const struct module *owner = file->f_op->owner;
 
-	if (strcmp(file->f_path.dentry->d_name.name, "kvm-vm"))
-		return false;
-	return owner && (!strcmp(owner->name, "kvm") || !strcmp(owner->name, "kvm_amd") ||
-			 !strcmp(owner->name, "kvm_intel"));
+	return owner && !strcmp(file->f_path.dentry->d_name.name, "kvm-vm") &&
+	       (!strcmp(owner->name, "kvm") || !strcmp(owner->name, "kvm_amd") ||
+		!strcmp(owner->name, "kvm_intel"));
+#else
+	return file_is_kvm(file);
+#endif
 }
 
 #endif

@@ -30,7 +30,7 @@ def one_try(n):
 
 
 def the_reversed_order_loses_a_write_and_is_seen():
-    expect(any(one_try(n) for n in range(10)), 'ten migrations with the reversed order and no write was seen lost')
+    expect(any(one_try(n) for n in range(50)), '50 migrations with the reversed order and no write was seen lost')
 
 
 main([the_reversed_order_loses_a_write_and_is_seen])

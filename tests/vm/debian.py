@@ -179,3 +179,15 @@ def source(series):
             shutil.rmtree(f'{to}/usr')
             open(to + '/.complete', 'w').close()
     return to
+
+
+def busybox():
+    """A static busybox, for the machines' user space."""
+    with lock():
+        version = show('busybox-static')['Version']
+        to = os.path.join(CACHE, 'busybox', version)
+        if not os.path.isdir(to):
+            unpack(download('busybox-static', version), to)
+    path = [p for p in (f'{to}/bin/busybox', f'{to}/usr/bin/busybox') if os.path.exists(p)][0]
+    with open(path, 'rb') as f:
+        return f.read()

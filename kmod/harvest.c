@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Takes dirty pages from KVM, re-arms them, and publishes them: the order that loses
+ * no write. Twin of vmm/libvmferry/harvest.c.
+ *
+ * Theory of operation
+ *
+ *   own ring:  collect into staging -> KVM_RESET_DIRTY_RINGS -> publish
+ *   watched:   see watch.c: somebody else resets, and we publish what a reset has passed
+ *   no rings:  KVM_GET_DIRTY_LOG (and _CLEAR_, where the VMM chose that) -> publish
+ *
+ * Between collect and reset the guest may still write the page without a new entry. Were
+ * the bit visible then, the consumer could take it and copy the page before that write:
+ * the write would be lost. With the parameter debug_publish_early, a test instrument, it
+ * is done in that order all the same, and tests/kselftest sees the guest lose a write.
+ *
+ * All of it runs on the attachment's thread, with the VMM's address space adopted.
+ */
+#include "harvest.h"
+
+#include <linux/delay.h>
+#include <linux/kvm_host.h>
+#include <linux/module.h>
+#include <linux/uaccess.h>
+
+#include "attach.h"
+#include "trace.h"
+
+static bool debug_publish_early;
+module_param_unsafe(debug_publish_early, bool, 0600);
+MODULE_PARM_DESC(debug_publish_early, "Test instrument: publish before the reset, which loses writes of the guest");
+
+static u32 publish_stage(struct attachment *a, u32 n)
+{
+	u64 word = 0, bits = 0;
+	int region = -1;
+	u32 fresh = 0;
+
+	/* Neighbours in one word go out together: sequential writers are the common case. */
+	for (u32 i = 0; i < n; i++) {
+		const struct ring_entry *e = &a->rings.stage[i];
+		int r = memslots_region(&a->slots, e->slot, e->page);
+
+		if (r < 0)
+			continue;
+		if (r != region || e->page / 64 != word) {
+			if (bits) {
+				fresh += area_publish(&a->area, region, word, bits);
+				area_heat(&a->area, region, word);
+			}
+			region = r;
+			word = e->page / 64;
+			bits = 0;
+		}
+		bits |= 1ULL << (e->page % 64);
+	}
+	if (bits) {
+		fresh += area_publish(&a->area, region, word, bits);
+		area_heat(&a->area, region, word);
+	}
+	trace_vmferry_publish(a->id, fresh);
+	return fresh;
+}
+
+static u32 collect(struct attachment *a)
+{
+	u32 n = 0, room = min(a->tune.batch, a->rings.room);
+
+	for (unsigned int i = 0; i < a->rings.known && n < room; i++) {
+		struct kvm_dirty_ring *ring = &kvm_get_vcpu(a->kvm, i)->dirty_ring;
+		u32 got = ring_collect(ring, &a->rings.next[i], a->rings.stage + n, room - n);
+
+		if (ring_is_shared(ring, a->rings.next[i]))
+			attach_break(a);
+		if (i < VMFERRY_MAX_VCPUS)
+			WRITE_ONCE(a->area.vcpus[i].dirtied, READ_ONCE(a->area.vcpus[i].dirtied) + got);
+		n += got;
+	}
+	return n;
+}
+
+static int reset_rings(struct attachment *a)
+{
+	int cleared = attach_vm_ioctl(a, KVM_RESET_DIRTY_RINGS, 0);
+
+	if (cleared < 0)
+		return cleared;
+	/* Somebody's call at the same time may have reset ours, and still have to flush TLBs. */
+	watch_wait_for_resets(&a->watch);
+	for (unsigned int i = 0; i < a->rings.known; i++)
+		if (!ring_is_reset_to(&kvm_get_vcpu(a->kvm, i)->dirty_ring, a->rings.next[i]))
+			return -EIO;
+	atomic64_inc(&a->resets);
+	trace_vmferry_reset(a->id, cleared);
+	return 0;
+}
+
+static int harvest_own(struct attachment *a, u32 *fresh)
+{
+	u64 most = (u64)a->rings.known * a->kvm->dirty_ring_size / sizeof(struct kvm_dirty_gfn);
+	int err = ring_cursors_grow(&a->rings, a->kvm, a->tune.batch);
+
+	/* What comes while we are at it is the next harvest's; a full ring's worth is ours. */
+	for (u64 done = 0; !err && done <= most;) {
+		u32 n = collect(a);
+
+		if (!n)
+			break;
+		done += n;
+		atomic64_add(n, &a->area.harvested);
+		trace_vmferry_harvest(a->id, n);
+		if (READ_ONCE(debug_publish_early)) {
+			*fresh += publish_stage(a, n);
+			msleep(20);
+			err = reset_rings(a);
+			continue;
+		}
+		err = reset_rings(a);
+		/* After an error pages may still be unprotected: the attachment is broken. */
+		if (!err)
+			*fresh += publish_stage(a, n);
+	}
+	return err;
+}
+
+static int harvest_slot_log(struct attachment *a, const struct memslot *s, u32 *fresh)
+{
+	u64 words = DIV_ROUND_UP(s->npages, 64);
+	struct kvm_dirty_log get = { .slot = s->slot };
+	struct kvm_clear_dirty_log clear = { .slot = s->slot, .num_pages = s->npages };
+	u64 __user *bitmap;
+	void __user *at;
+	int err = attach_scratch(a, PAGE_SIZE + words * 8, &at);
+
+	if (err)
+		return err;
+	bitmap = at + PAGE_SIZE;
+	get.dirty_bitmap = bitmap;
+	clear.dirty_bitmap = bitmap;
+	if (copy_to_user(at, &get, sizeof(get)))
+		return -EFAULT;
+	err = attach_vm_ioctl(a, KVM_GET_DIRTY_LOG, (unsigned long)at);
+	if (!err && a->kvm->manual_dirty_log_protect) {
+		if (copy_to_user(at, &clear, sizeof(clear)))
+			return -EFAULT;
+		err = attach_vm_ioctl(a, KVM_CLEAR_DIRTY_LOG, (unsigned long)at);
+	}
+	for (u64 w = 0; w < words && !err; w++) {
+		u64 bits;
+
+		if (get_user(bits, &bitmap[w]))
+			return -EFAULT;
+		if (!bits)
+			continue;
+		/* The room is the VMM's to write as well. */
+		if (w == s->npages / 64)
+			bits &= (1ULL << (s->npages % 64)) - 1;
+		atomic64_add(hweight64(bits), &a->area.harvested);
+		*fresh += area_publish(&a->area, s->region, w, bits);
+		area_heat(&a->area, s->region, w);
+	}
+	return err;
+}
+
+static int harvest_logs(struct attachment *a, u32 *fresh)
+{
+	int err = 0;
+
+	for (unsigned int i = 0; i < a->slots.nr && !err; i++)
+		err = harvest_slot_log(a, &a->slots.slot[i], fresh);
+	return err;
+}
+
+/* New slots: logging on, and, where nobody records pushes, all dirty after that. */
+static int follow_slots(struct attachment *a)
+{
+	bool changed;
+	int err = memslots_look(a, &changed);
+
+	if (!err)
+		err = memslots_log(a);
+	if (err == -EAGAIN)
+		return 0; /* the next harvest looks again */
+	if (err || !changed || (a->has_rings && !a->own_ring))
+		return err;
+	for (unsigned int i = 0; i < a->slots.nr; i++) {
+		struct memslot *s = &a->slots.slot[i];
+
+		if (s->turned_on && s->owns_region && !s->was_seen)
+			area_publish_all(&a->area, s->region);
+		s->was_seen = true;
+	}
+	return 0;
+}
+
+/**
+ * harvest_run() - harvest now
+ * @a: the attachment
+ * @final: the vCPUs stand still; when it returns, all that is dirty is published
+ */
+int harvest_run(struct attachment *a, bool final)
+{
+	u64 start = ktime_get_ns();
+	u32 fresh = 0;
+	int err = follow_slots(a);
+
+	if (!err && !a->has_rings)
+		err = harvest_logs(a, &fresh);
+	else if (!err && a->own_ring)
+		err = harvest_own(a, &fresh);
+	else if (!err)
+		fresh = final ? watch_publish_tail(&a->watch) : watch_advance(&a->watch);
+	if (err)
+		attach_break(a);
+	atomic64_inc(&a->area.harvests);
+	atomic64_set(&a->area.ring_full, atomic64_read(&a->watch.ring_full));
+	atomic64_add(ktime_get_ns() - start, &a->area.harvest_ns);
+	area_copy_counters(&a->area);
+	attach_published(a, fresh);
+	return a->broken ? -EIO : 0;
+}
+
+/** harvest_start() - log from now on; what was dirty before is not reported */
+int harvest_start(struct attachment *a)
+{
+	bool changed;
+	int err = 0;
+
+	if (a->logging)
+		return 0;
+	for (int tries = 0; tries < 8; tries++) {
+		err = memslots_look(a, &changed);
+		if (!err)
+			err = memslots_log(a);
+		if (err != -EAGAIN)
+			break;
+	}
+	if (err) {
+		memslots_restore(a);
+		return err;
+	}
+	for (unsigned int i = 0; i < a->slots.nr; i++)
+		a->slots.slot[i].was_seen = true;
+	a->rings.known = 0; /* cursors begin where the rings are now */
+	if (a->has_rings && a->own_ring)
+		err = ring_cursors_grow(&a->rings, a->kvm, a->tune.batch);
+	else if (a->has_rings)
+		watch_begin(&a->watch);
+	if (err) {
+		memslots_restore(a);
+		return err;
+	}
+	a->logging = true;
+	area_set_nr(&a->area, min(atomic_read(&a->kvm->online_vcpus), VMFERRY_MAX_VCPUS), a->vfio.nr);
+	area_set_flags(&a->area, VMFERRY_AREA_LOGGING, 0);
+	return 0;
+}
+
+/** harvest_stop() - logging as it was; what is still in the rings is handed back */
+void harvest_stop(struct attachment *a)
+{
+	if (!a->logging)
+		return;
+	if (a->has_rings && a->own_ring)
+		while (collect(a) && !reset_rings(a))
+			;
+	else if (a->has_rings)
+		watch_end(&a->watch);
+	memslots_restore(a);
+	a->logging = false;
+	area_set_flags(&a->area, 0, VMFERRY_AREA_LOGGING);
+}
+
+/** harvest_next_period() - half the time when rings fill, twice when they are nearly empty */
+u32 harvest_next_period(struct attachment *a)
+{
+	u32 period = a->period_us, fullest = 0, size = 0;
+
+	if (!a->has_rings)
+		return a->tune.period_max_us;
+	for (int i = 0; i < (a->own_ring ? a->rings.known : atomic_read(&a->kvm->online_vcpus)); i++) {
+		struct kvm_dirty_ring *ring = &kvm_get_vcpu(a->kvm, i)->dirty_ring;
+
+		size = ring->size;
+		fullest = max(fullest, a->own_ring ? a->rings.next[i] - a->rings.before[i] : ring_used(ring));
+		if (a->own_ring)
+			a->rings.before[i] = a->rings.next[i];
+	}
+	if (fullest > size / 4)
+		period /= 2;
+	else if (fullest < size / 16)
+		period *= 2;
+	return clamp(period, a->tune.period_min_us, a->tune.period_max_us);
+}

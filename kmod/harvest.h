@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef VMFERRY_HARVEST_H
+#define VMFERRY_HARVEST_H
+
+#include <linux/types.h>
+
+struct attachment;
+
+int harvest_start(struct attachment *a);
+void harvest_stop(struct attachment *a);
+int harvest_run(struct attachment *a, bool final);
+u32 harvest_next_period(struct attachment *a);
+
+#endif

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Promise: whoever resets the rings, every write of the guest is published, and only once
+ * its page is write-protected again; so a copy kept up to date by it ends up right.
+ * Seen to fail: with the parameter debug_publish_early, which is the last test here.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "vm.h"
+
+#define SIZE (8 << 20)
+
+FIXTURE(harvest) {
+	int dev;
+	struct vm vm;
+	struct consumer c;
+	int fd;
+};
+
+FIXTURE_VARIANT(harvest) {
+	unsigned int ring_entries;
+	uint32_t flags;
+	enum vm_reaper reaper;
+};
+
+FIXTURE_VARIANT_ADD(harvest, own_ring) {
+	.ring_entries = 4096, .flags = VMFERRY_ATTACH_OWN_RING, .reaper = REAP_NEVER,
+};
+FIXTURE_VARIANT_ADD(harvest, small_own_ring) {
+	.ring_entries = 1024, .flags = VMFERRY_ATTACH_OWN_RING, .reaper = REAP_NEVER,
+};
+FIXTURE_VARIANT_ADD(harvest, vmm_reaps_when_full) {
+	.ring_entries = 1024, .flags = 0, .reaper = REAP_WHEN_FULL,
+};
+FIXTURE_VARIANT_ADD(harvest, vmm_reaps_always) {
+	.ring_entries = 4096, .flags = 0, .reaper = REAP_ALWAYS,
+};
+FIXTURE_VARIANT_ADD(harvest, bitmap) {
+	.ring_entries = 0, .flags = 0, .reaper = REAP_NEVER,
+};
+
+FIXTURE_SETUP(harvest)
+{
+	self->dev = open("/dev/vmferry", O_RDWR);
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, vm_make(&self->vm, SIZE, 2, variant->ring_entries));
+	self->fd = attach(self->dev, self->vm.vm_fd, getpid(), variant->flags);
+	ASSERT_LE(0, self->fd) TH_LOG("attach: %s", strerror(errno));
+	ASSERT_EQ(0, consumer_open(&self->c, self->fd, self->vm.ram, SIZE));
+}
+
+FIXTURE_TEARDOWN(harvest)
+{
+	consumer_close(&self->c);
+	close(self->fd);
+	vm_free(&self->vm);
+	close(self->dev);
+}
+
+static void wait_for_passes(struct vm *vm, uint32_t n)
+{
+	uint32_t from = vm_passes(vm, 0);
+
+	while (!vm->failed && vm_passes(vm, 0) - from < n)
+		usleep(1000);
+}
+
+TEST_F(harvest, the_copy_ends_up_right)
+{
+	struct vmferry_area_header *h = (void *)self->c.area;
+
+	/* Already writing when logging begins, as in a migration. */
+	ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
+	wait_for_passes(&self->vm, 2);
+	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
+	consumer_copy_all(&self->c);
+	for (int round = 0; round < 40; round++) {
+		if (round % 4 == 0)
+			EXPECT_EQ(0, harvest(self->fd, 0));
+		consumer_collect(&self->c);
+		usleep(3000);
+	}
+	vm_pause(&self->vm);
+	EXPECT_EQ(0, self->vm.failed);
+	EXPECT_EQ(0, harvest(self->fd, VMFERRY_HARVEST_FINAL));
+	consumer_collect(&self->c);
+	EXPECT_EQ(-1, consumer_first_difference(&self->c));
+	EXPECT_LT(SIZE / VM_PAGE, self->c.taken);
+	EXPECT_FALSE(h->flags & VMFERRY_AREA_BROKEN);
+	EXPECT_EQ(!!variant->ring_entries, !!(h->flags & VMFERRY_AREA_RING));
+	EXPECT_EQ(0, ioctl(self->fd, VMFERRY_STOP, 0));
+}
+
+TEST_F(harvest, nothing_is_lost_when_the_guest_goes_on_after_the_last_harvest)
+{
+	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
+	consumer_copy_all(&self->c);
+	for (int tries = 0; tries < 5; tries++) {
+		ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
+		wait_for_passes(&self->vm, 1);
+		consumer_collect(&self->c);
+		vm_pause(&self->vm);
+		EXPECT_EQ(0, harvest(self->fd, VMFERRY_HARVEST_FINAL));
+		consumer_collect(&self->c);
+		ASSERT_EQ(-1, consumer_first_difference(&self->c)) TH_LOG("try %d", tries);
+	}
+}
+
+TEST_F(harvest, a_slot_that_comes_begins_all_dirty)
+{
+	uint8_t *more = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct vmferry_area_header *h = (void *)self->c.area;
+	uint64_t generation = h->generation;
+
+	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
+	ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
+	ASSERT_EQ(0, vm_set_slot(&self->vm, 1, 1 << 30, 1 << 20, more, 0));
+	EXPECT_EQ(0, harvest(self->fd, 0));
+	EXPECT_LT(generation, h->generation);
+	EXPECT_EQ(2, h->nr_regions);
+	vm_pause(&self->vm);
+	EXPECT_EQ(0, harvest(self->fd, VMFERRY_HARVEST_FINAL));
+	munmap(self->c.area, self->c.area_size);
+	free(self->c.copy);
+	ASSERT_EQ(0, consumer_open(&self->c, self->fd, self->vm.ram, SIZE));
+	EXPECT_LE(256, consumer_collect(&self->c));
+	generation = ((struct vmferry_area_header *)self->c.area)->generation;
+	ASSERT_EQ(0, vm_set_slot(&self->vm, 1, 1 << 30, 0, more, 0));
+	EXPECT_EQ(0, harvest(self->fd, 0));
+	EXPECT_EQ(1, ((struct vmferry_area_header *)self->c.area)->nr_regions);
+	EXPECT_LT(generation, ((struct vmferry_area_header *)self->c.area)->generation);
+	munmap(more, 1 << 20);
+}
+
+TEST_F(harvest, a_vcpu_that_comes_is_harvested)
+{
+	if (!variant->ring_entries)
+		return; /* without rings KVM does not know vCPUs apart */
+	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
+	consumer_copy_all(&self->c);
+	ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
+	wait_for_passes(&self->vm, 1);
+	vm_pause(&self->vm);
+	vm_set_share(&self->vm, 2, 16, 18);
+	consumer_copy_all(&self->c); /* what we wrote ourselves is in nobody's log */
+	ASSERT_EQ(0, vm_add_vcpu(&self->vm));
+	ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
+	wait_for_passes(&self->vm, 1);
+	vm_pause(&self->vm);
+	EXPECT_EQ(0, harvest(self->fd, VMFERRY_HARVEST_FINAL));
+	consumer_collect(&self->c);
+	EXPECT_EQ(-1, consumer_first_difference(&self->c));
+}
+
+/* The VMM is another process: what /proc/PID/mem and an fd from it are for. */
+TEST(another_process_is_harvested)
+{
+	int dev = open("/dev/vmferry", O_RDWR), pair[2], fd, vm_fd = -1;
+	char cbuf[CMSG_SPACE(sizeof(int))] = { 0 }, byte = 0;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = cbuf, .msg_controllen = sizeof(cbuf) };
+	uint8_t *shared = mmap(NULL, VM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct vmferry_area_header *h;
+	struct cmsghdr *cm;
+	struct vm vm;
+	pid_t child;
+
+	ASSERT_LE(0, dev);
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+	child = fork();
+	if (!child) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (vm_make(&vm, SIZE, 1, 4096))
+			_exit(1);
+		cm = CMSG_FIRSTHDR(&mh);
+		*cm = (struct cmsghdr){ CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
+		memcpy(CMSG_DATA(cm), &vm.vm_fd, sizeof(int));
+		if (sendmsg(pair[1], &mh, 0) != 1 || vm_run(&vm, REAP_NEVER))
+			_exit(1);
+		pause();
+		_exit(0);
+	}
+	ASSERT_EQ(1, recvmsg(pair[0], &mh, 0));
+	cm = CMSG_FIRSTHDR(&mh);
+	memcpy(&vm_fd, CMSG_DATA(cm), sizeof(int));
+	EXPECT_EQ(-1, ioctl(vm_fd, 0xaec7 /* KVM_RESET_DIRTY_RINGS */, 0)); /* not ours to reset */
+	fd = attach(dev, vm_fd, child, VMFERRY_ATTACH_OWN_RING);
+	ASSERT_LE(0, fd);
+	close(vm_fd);
+	h = mmap(NULL, VM_PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+	while (h->harvested < 3 * SIZE / VM_PAGE)
+		usleep(1000);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	EXPECT_EQ(-1, harvest(fd, 0));
+	EXPECT_EQ(ESRCH, errno);
+	EXPECT_TRUE(h->flags & VMFERRY_AREA_DEAD);
+	munmap(h, VM_PAGE);
+	munmap(shared, VM_PAGE);
+	close(fd);
+	close(dev);
+}
+
+static void set_early(struct __test_metadata *_metadata, const char *value)
+{
+	int fd = open("/sys/module/vmferry/parameters/debug_publish_early", O_WRONLY);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(1, write(fd, value, 1));
+	close(fd);
+}
+
+TEST(the_wrong_order_is_caught)
+{
+	int dev = open("/dev/vmferry", O_RDWR), fd;
+	long wrong = -1;
+	struct consumer c;
+	struct vm vm;
+
+	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 4096));
+	fd = attach(dev, vm.vm_fd, getpid(), VMFERRY_ATTACH_OWN_RING);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, consumer_open(&c, fd, vm.ram, SIZE));
+	vm_set_share(&vm, 0, 16, 48); /* few pages, so that each is written again within the window */
+	set_early(_metadata, "1");
+	for (int tries = 0; tries < 20 && wrong < 0; tries++) {
+		ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+		consumer_copy_all(&c);
+		ASSERT_EQ(0, vm_run(&vm, REAP_NEVER));
+		for (int i = 0; i < 100; i++) {
+			consumer_collect(&c);
+			usleep(1000);
+		}
+		vm_pause(&vm);
+		harvest(fd, VMFERRY_HARVEST_FINAL);
+		consumer_collect(&c);
+		wrong = consumer_first_difference(&c);
+		ioctl(fd, VMFERRY_STOP, 0);
+	}
+	set_early(_metadata, "0");
+	EXPECT_LE(0, wrong) TH_LOG("publishing before the reset lost no write in 20 tries");
+	consumer_close(&c);
+	close(fd);
+	vm_free(&vm);
+	close(dev);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Promise: fds may close, VMs and VMMs may end, in any order and under load; nothing hangs or is left. */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "vm.h"
+
+static int times(int otherwise)
+{
+	const char *t = getenv("VMFERRY_TIMES");
+
+	return t ? atoi(t) : otherwise;
+}
+
+/* One VMM's life: @seed decides what is closed when. Runs in a process of its own. */
+static int live_and_die(unsigned int seed)
+{
+	int dev = open("/dev/vmferry", O_RDWR), fd[2] = { -1, -1 };
+	struct vm vm;
+	void *area;
+
+	srand(seed);
+	if (dev < 0 || vm_make(&vm, 4 << 20, 1 + rand() % 2, rand() % 3 ? 1024 : 0))
+		return 1;
+	for (int i = 0; i < 1 + rand() % 2; i++)
+		fd[i] = attach(dev, vm.vm_fd, getpid(), i || rand() % 2 ? 0 : VMFERRY_ATTACH_OWN_RING);
+	if (fd[0] < 0)
+		return 2;
+	area = mmap(NULL, 56 << 10, PROT_READ | PROT_WRITE, MAP_SHARED, fd[0], 0);
+	if (area == MAP_FAILED)
+		return 3;
+	for (int i = 0; i < 2; i++)
+		if (fd[i] >= 0 && rand() % 4 && ioctl(fd[i], VMFERRY_START, 0))
+			return 4;
+	if (vm_run(&vm, REAP_WHEN_FULL))
+		return 5;
+	usleep(rand() % 3000);
+	/* Anything, in any order; then the process ends with the rest still open and running. */
+	for (int n = rand() % 6; n > 0; n--) {
+		switch (rand() % 8) {
+		case 0:
+			close(fd[0]);
+			break;
+		case 1:
+			close(fd[1]);
+			break;
+		case 2:
+			close(vm.vm_fd);
+			break;
+		case 3:
+			close(vm.vcpu_fd[0]);
+			break;
+		case 4:
+			close(dev);
+			break;
+		case 5:
+			munmap(area, 56 << 10);
+			break;
+		case 6:
+			harvest(fd[rand() % 2], rand() % 2);
+			break;
+		case 7:
+			ioctl(fd[rand() % 2], VMFERRY_STOP, 0);
+			break;
+		}
+		usleep(rand() % 500);
+	}
+	_exit(0);
+}
+
+TEST(any_order_of_ending)
+{
+	for (int i = 0; i < times(150); i++) {
+		pid_t child = fork();
+		int status;
+
+		if (!child)
+			_exit(live_and_die(i));
+		ASSERT_EQ(child, waitpid(child, &status, 0));
+		ASSERT_EQ(0, status) TH_LOG("seed %d", i);
+	}
+}
+
+TEST(a_module_in_use_is_not_unloaded)
+{
+	int dev = open("/dev/vmferry", O_RDWR), fd;
+	struct vm vm;
+
+	ASSERT_EQ(0, vm_make(&vm, 4 << 20, 1, 1024));
+	fd = attach(dev, vm.vm_fd, getpid(), 0);
+	ASSERT_LE(0, fd);
+	close(dev);
+	EXPECT_EQ(-1, syscall(SYS_delete_module, "vmferry", O_NONBLOCK));
+	EXPECT_EQ(EWOULDBLOCK, errno);
+	close(fd);
+	vm_free(&vm);
+}
+
+TEST(logging_is_put_back_as_it_was)
+{
+	struct vm vm;
+	int dev = open("/dev/vmferry", O_RDWR), fd;
+	uint64_t bitmap[16] = { 0 };
+	struct { uint32_t slot, pad; void *bitmap; } log = { 0, 0, bitmap };
+
+	/* KVM_GET_DIRTY_LOG says ENOENT of a slot whose logging is off. */
+	ASSERT_EQ(0, vm_make(&vm, 4 << 20, 1, 0));
+	fd = attach(dev, vm.vm_fd, getpid(), 0);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(-1, ioctl(vm.vm_fd, 0x4010ae42, &log));
+	ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+	EXPECT_EQ(0, ioctl(vm.vm_fd, 0x4010ae42, &log));
+	ASSERT_EQ(0, ioctl(fd, VMFERRY_STOP, 0));
+	EXPECT_EQ(-1, ioctl(vm.vm_fd, 0x4010ae42, &log));
+	EXPECT_EQ(ENOENT, errno);
+	ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+	close(fd); /* the last reference: the same */
+	EXPECT_EQ(-1, ioctl(vm.vm_fd, 0x4010ae42, &log));
+	vm_free(&vm);
+	close(dev);
+}
+
+/* Random ioctls with random arguments, for as long as it is told. */
+TEST(nonsense_is_survived)
+{
+	struct vm vm;
+	int dev = open("/dev/vmferry", O_RDWR), fd;
+	uint8_t args[128];
+	uint8_t *area;
+
+	srand(1);
+	ASSERT_EQ(0, vm_make(&vm, 4 << 20, 1, 1024));
+	fd = attach(dev, vm.vm_fd, getpid(), 0);
+	ASSERT_LE(0, fd);
+	area = mmap(NULL, 56 << 10, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_EQ(0, vm_run(&vm, REAP_WHEN_FULL));
+	for (int i = 0; i < times(150) * 20; i++) {
+		static const unsigned long sizes[] = { 0, 16, 32, 64, 96, 128, 4096 };
+		uint32_t size = sizes[rand() % 7];
+		int nr = rand() % 3 ? 0x10 + rand() % 8 : rand() % 256;
+
+		for (unsigned int k = 0; k < sizeof(args); k++)
+			args[k] = rand() % 3 ? 0 : rand();
+		if (rand() % 2)
+			memcpy(args, &size, 4);
+		for (int k = 0; k < 8; k++)
+			area[rand() % (56 << 10)] = rand();
+		ioctl(rand() % 8 ? fd : dev, _IOC(rand() % 4, VMFERRY_IOC, nr, sizes[rand() % 6]),
+		      rand() % 16 ? args : (void *)(uintptr_t)rand());
+		if (nr == 0x10 || nr == 0x11)
+			ioctl(fd, _IO(VMFERRY_IOC, nr), 0);
+	}
+	vm_pause(&vm);
+	EXPECT_EQ(0, vm.failed);
+	munmap(area, 56 << 10);
+	close(fd);
+	vm_free(&vm);
+	close(dev);
+}
+
+TEST_HARNESS_MAIN
