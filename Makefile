@@ -4,6 +4,7 @@
 #   OUT=DIR       where products go (out)
 #   SAN=address,undefined | thread    build with that sanitizer, into OUT
 #   DEPS=no       never install packages
+#   KDIR=DIR      kernel headers, for "make kmod"
 
 OUT ?= out
 SAN ?=
@@ -17,7 +18,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -D_GNU_SOURCE -DVMF
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-.PHONY: all check demo bench deps install clean check-includes
+.PHONY: all check demo bench deps install clean check-includes kmod check-vm
 .DELETE_ON_ERROR:
 all:
 
@@ -53,6 +54,14 @@ bench: deps
 	@tests/bench/install-peer
 	@$(MAKE) --no-print-directory -s all bench-tools
 	@tests/bench/migrate.py
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+
+kmod:
+	$(MAKE) -C $(KDIR) M=$(CURDIR)/kmod W=1 modules
+
+check-vm: deps
+	tests/run vm
 
 check-includes:
 	tests/lib/check-includes
