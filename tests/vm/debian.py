@@ -136,6 +136,12 @@ def kernel(series):
     return release, vmlinuz[0], os.path.dirname(modules[0])
 
 
+def in_room(path, cmd, env=None):
+    """Runs a command in a build room, with /proc there as long as it runs (a mount namespace of its own)."""
+    return run(['unshare', '--mount', 'sh', '-c', 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"', path, *cmd],
+               **({'env': env} if env else {}))
+
+
 def room(series):
     """A chroot in which modules for a series can be built, its headers installed: (path, build folder in it)."""
     suite = KERNELS[series][1]
@@ -148,7 +154,7 @@ def room(series):
             shutil.rmtree(path, ignore_errors=True)
             os.makedirs(path)
             say(f'making a build room of {suite}: some 60 s, once')
-            run(['debootstrap', '--variant=minbase', '--include=make,gcc,libc6-dev,pahole,libelf1,xz-utils,bzip2,patch,perl,flex,bison,bc,rsync,libelf-dev,libssl-dev,cpio',
+            run(['debootstrap', '--variant=minbase', '--include=make,gcc,libc6-dev,pahole',
                  f'--keyring={KEYRING}', suite, path, archive()])
             with open(os.path.join(path, 'etc/apt/sources.list'), 'w') as f:
                 f.writelines(f'deb {archive()} {s} main\n' for s in SUITES if s.startswith(suite))
@@ -157,8 +163,8 @@ def room(series):
             say(f'installing the headers of {release}')
             env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C', 'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
             env.pop('APT_CONFIG', None)
-            run(['chroot', path, 'apt-get', '-q', 'update'], env=env)
-            run(['chroot', path, 'apt-get', '-qy', '--no-install-recommends', 'install', f'linux-headers-{release}'], env=env)
+            in_room(path, ['apt-get', '-q', 'update'], env)
+            in_room(path, ['apt-get', '-qy', '--no-install-recommends', 'install', f'linux-headers-{release}'], env)
     return path, f'/usr/src/linux-headers-{release}'
 
 
