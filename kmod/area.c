@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The shared area as its producer sees it: lays it out, sets bits, bumps the generation.
- * Twin of vmm/libvmferry/area.c.
+ * It has a twin of the same name in libvmferry.
  *
  * Theory of operation: the area is a row of chunks of vmalloc memory, the first one
  * header and tables, then one for each region's bitmap, summary and heat. A chunk stays
@@ -87,7 +87,8 @@ static struct area_chunk *find_chunk(struct area *a, u64 len)
 		if (a->chunks[i].len != PAGE_ALIGN(len))
 			continue;
 		for (unsigned int r = 0; r < VMFERRY_MAX_REGIONS; r++)
-			used |= a->region[r].used && a->region[r].desc.bitmap_off == a->chunks[i].off;
+			used |= a->region[r].used &&
+				a->region[r].desc.bitmap_off == a->chunks[i].off;
 		if (!used) {
 			memset(a->chunks[i].mem, 0, a->chunks[i].len);
 			return &a->chunks[i];
@@ -222,6 +223,7 @@ void area_cool(struct area *a)
 void area_set_flags(struct area *a, u64 set, u64 clear)
 {
 	a->flags = (a->flags | set) & ~clear;
+	/* Pairs with the reader's acquire: a flag is seen after what it stands for. */
 	smp_store_release(&a->header->flags, a->flags);
 }
 

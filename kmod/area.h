@@ -39,7 +39,7 @@ struct area_region {
  * atomic operations return, and those only count.
  */
 struct area {
-	struct mutex lock;
+	struct mutex lock; /* see above */
 	struct area_chunk chunks[AREA_MAX_CHUNKS];
 	unsigned int nr_chunks;
 	u64 size;

@@ -90,8 +90,10 @@ int attach_scratch(struct attachment *a, size_t len, void __user **at)
 	if (len > a->scratch_len) {
 		if (a->scratch)
 			vm_munmap(a->scratch, a->scratch_len);
-		a->scratch = a->scratch_len = 0;
-		addr = vm_mmap(NULL, 0, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
+		a->scratch = 0;
+		a->scratch_len = 0;
+		addr = vm_mmap(NULL, 0, len, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, 0);
 		if (IS_ERR_VALUE(addr))
 			return (int)addr;
 		a->scratch = addr;
@@ -230,7 +232,8 @@ static int carry_out(struct attachment *a, enum attach_op op)
 	}
 	if (op == OP_STOP && a->scratch) {
 		vm_munmap(a->scratch, a->scratch_len);
-		a->scratch = a->scratch_len = 0;
+		a->scratch = 0;
+		a->scratch_len = 0;
 	}
 	attach_unadopt(a);
 	return err;
@@ -262,14 +265,15 @@ static int attach_thread(void *arg)
 
 	while (!kthread_should_stop()) {
 		bool by_itself = a->logging && READ_ONCE(a->tune.enabled);
+		u64 ns = (u64)a->period_us * NSEC_PER_USEC;
 		enum attach_op op;
 
 		if (by_itself)
-			wait_event_interruptible_hrtimeout(a->wake, has_work(a),
-							   ns_to_ktime((u64)a->period_us * NSEC_PER_USEC));
+			wait_event_interruptible_hrtimeout(a->wake, has_work(a), ns_to_ktime(ns));
 		else
 			wait_event_interruptible(a->wake, READ_ONCE(a->op) != OP_NONE ||
 						 kthread_should_stop());
+		/* Pairs with the release in attach_ask(): the completion has been made anew. */
 		op = smp_load_acquire(&a->op);
 		if (op != OP_NONE) {
 			a->op_result = carry_out(a, op);

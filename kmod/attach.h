@@ -58,7 +58,7 @@ struct attachment {
 	struct vfio_sizes vfio;
 
 	struct task_struct *thread;
-	struct mutex ask;
+	struct mutex ask; /* see above */
 	enum attach_op op;
 	int op_result;
 	struct completion op_done;
@@ -67,7 +67,7 @@ struct attachment {
 	u32 period_us;
 	u64 cooled_ns;
 
-	struct mutex lock;
+	struct mutex lock; /* see above */
 	struct vmferry_tunables tune;
 	struct eventfd_ctx *eventfd;
 

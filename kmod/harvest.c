@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Takes dirty pages from KVM, re-arms them, and publishes them: the order that loses
- * no write. Twin of vmm/libvmferry/harvest.c.
+ * no write. It has a twin of the same name in libvmferry.
  *
  * Theory of operation
  *
@@ -73,7 +73,8 @@ static u32 collect(struct attachment *a)
 		if (ring_is_shared(ring, a->rings.next[i]))
 			attach_break(a);
 		if (i < VMFERRY_MAX_VCPUS)
-			WRITE_ONCE(a->area.vcpus[i].dirtied, READ_ONCE(a->area.vcpus[i].dirtied) + got);
+			WRITE_ONCE(a->area.vcpus[i].dirtied,
+				   READ_ONCE(a->area.vcpus[i].dirtied) + got);
 		n += got;
 	}
 	return n;
@@ -251,7 +252,8 @@ int harvest_start(struct attachment *a)
 		return err;
 	}
 	a->logging = true;
-	area_set_nr(&a->area, min(atomic_read(&a->kvm->online_vcpus), VMFERRY_MAX_VCPUS), a->vfio.nr);
+	area_set_nr(&a->area, min(atomic_read(&a->kvm->online_vcpus), VMFERRY_MAX_VCPUS),
+		    a->vfio.nr);
 	area_set_flags(&a->area, VMFERRY_AREA_LOGGING, 0);
 	return 0;
 }
@@ -275,16 +277,20 @@ void harvest_stop(struct attachment *a)
 u32 harvest_next_period(struct attachment *a)
 {
 	u32 period = a->period_us, fullest = 0, size = 0;
+	unsigned int nr = a->own_ring ? a->rings.known : atomic_read(&a->kvm->online_vcpus);
 
 	if (!a->has_rings)
 		return a->tune.period_max_us;
-	for (int i = 0; i < (a->own_ring ? a->rings.known : atomic_read(&a->kvm->online_vcpus)); i++) {
+	for (unsigned int i = 0; i < nr; i++) {
 		struct kvm_dirty_ring *ring = &kvm_get_vcpu(a->kvm, i)->dirty_ring;
+		u32 used = ring_used(ring);
 
-		size = ring->size;
-		fullest = max(fullest, a->own_ring ? a->rings.next[i] - a->rings.before[i] : ring_used(ring));
-		if (a->own_ring)
+		if (a->own_ring) { /* all of it is reset by now: what the last harvest took */
+			used = a->rings.next[i] - a->rings.before[i];
 			a->rings.before[i] = a->rings.next[i];
+		}
+		size = ring->size;
+		fullest = max(fullest, used);
 	}
 	if (fullest > size / 4)
 		period /= 2;

@@ -34,7 +34,8 @@ static int read_slots(struct kvm *kvm, struct memslot *to, unsigned int *nr, u64
 		int bkt;
 
 		kvm_for_each_memslot(s, bkt, slots) {
-			if (s->id >= KVM_USER_MEM_SLOTS || s->flags & (KVM_MEM_READONLY | KVM_MEMSLOT_INVALID))
+			if (s->id >= KVM_USER_MEM_SLOTS ||
+			    s->flags & (KVM_MEM_READONLY | KVM_MEMSLOT_INVALID))
 				continue;
 			if (*nr == MEMSLOTS_MAX) {
 				err = -E2BIG;
@@ -72,7 +73,8 @@ static struct memslot *find_alias(struct memslot *in, unsigned int nr, const str
 	return NULL;
 }
 
-static int give_region(struct attachment *a, struct memslot *all, unsigned int nr, struct memslot *s)
+static int give_region(struct attachment *a, struct memslot *all, unsigned int nr,
+		       struct memslot *s)
 {
 	struct memslot *alias = find_alias(all, nr, s);
 

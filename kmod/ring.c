@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * One vCPU's ring: the only file that knows struct kvm_dirty_gfn.
- * Twin of vmm/libvmferry/ring.c.
+ * It has a twin of the same name in libvmferry.
  *
  * Theory of operation: KVM fills an entry and sets DIRTY; we copy it and set RESET;
  * KVM_RESET_DIRTY_RINGS takes RESET entries back in order, write-protects their pages
@@ -39,7 +39,9 @@ int ring_cursors_grow(struct ring_cursors *r, struct kvm *kvm, u32 room)
 			return -ENOMEM;
 		r->before = before;
 		for (; r->known < nr; r->known++) {
-			next[r->known] = READ_ONCE(kvm_get_vcpu(kvm, r->known)->dirty_ring.reset_index);
+			struct kvm_dirty_ring *ring = &kvm_get_vcpu(kvm, r->known)->dirty_ring;
+
+			next[r->known] = READ_ONCE(ring->reset_index);
 			before[r->known] = next[r->known];
 		}
 	}
@@ -76,7 +78,7 @@ u32 ring_collect(struct kvm_dirty_ring *ring, u32 *next, struct ring_entry *to, 
 		to[n].slot = READ_ONCE(gfn->slot);
 		to[n].page = READ_ONCE(gfn->offset);
 		n++;
-		/* Pairs with KVM's acquire in kvm_dirty_gfn_harvested(): our copy is done before reuse. */
+		/* Pairs with KVM's acquire in kvm_dirty_gfn_harvested(): copied before reuse. */
 		smp_store_release(&gfn->flags, KVM_DIRTY_GFN_F_RESET);
 		(*next)++;
 	}

@@ -25,7 +25,8 @@ static ssize_t attr_show(struct kobject *kobj, struct attribute *attr, char *to)
 	return container_of(attr, struct attach_attribute, attr)->show(a, to);
 }
 
-static ssize_t attr_store(struct kobject *kobj, struct attribute *attr, const char *from, size_t len)
+static ssize_t attr_store(struct kobject *kobj, struct attribute *attr, const char *from,
+			  size_t len)
 {
 	struct attachment *a = container_of(kobj, struct attachment, kobj);
 	struct attach_attribute *aa = container_of(attr, struct attach_attribute, attr);
@@ -93,7 +94,8 @@ static ssize_t ns_per_page_show(struct attachment *a, char *to)
 
 	if (!pages)
 		pages = atomic64_read(&a->area.published);
-	return sysfs_emit(to, "%llu\n", pages ? div64_u64(atomic64_read(&a->area.harvest_ns), pages) : 0);
+	return sysfs_emit(to, "%llu\n",
+			  pages ? div64_u64(atomic64_read(&a->area.harvest_ns), pages) : 0);
 }
 
 static struct attach_attribute ns_per_page_attr = {

@@ -16,11 +16,18 @@
 #include "attach.h"
 #include "compat.h"
 
+/*
+ * The thread asks @file with rights that the caller may not have: nothing but a device
+ * that VFIO itself has made will do. Not the container, which is called "vfio".
+ */
 static bool is_vfio_device(struct file *file)
 {
-	return file->f_op->unlocked_ioctl &&
-	       (!strcmp(file->f_path.dentry->d_name.name, "[vfio-device]") ||
-		!strncmp(file->f_path.dentry->d_name.name, "vfio", 4));
+	const struct module *owner = file->f_op->owner;
+	const char *name = file->f_path.dentry->d_name.name;
+
+	if (!owner || strcmp(owner->name, "vfio") || !file->f_op->unlocked_ioctl)
+		return false;
+	return !strcmp(name, "[vfio-device]") || (!strncmp(name, "vfio", 4) && name[4]);
 }
 
 /** vfio_sizes_add() - Return: index in the device table, or a negative errno */
@@ -71,7 +78,8 @@ out_put:
 }
 
 /* Unused where the kernel knows no migration sizes yet (6.1). */
-static int __maybe_unused ask(struct file *file, unsigned int cmd, void *arg, size_t len, void __user *at)
+static int __maybe_unused ask(struct file *file, unsigned int cmd, void *arg, size_t len,
+			      void __user *at)
 {
 	long ret;
 
@@ -140,6 +148,7 @@ void vfio_sizes_refresh(struct attachment *a)
 		WRITE_ONCE(d->precopy_initial, initial);
 		WRITE_ONCE(d->precopy_dirty, dirty);
 		WRITE_ONCE(d->error, err);
+		/* Pairs with the reader's acquire: a new stamp comes with its sizes. */
 		smp_store_release(&d->stamp_ns, ktime_get_ns());
 	}
 	v->read_ns = ktime_get_ns();

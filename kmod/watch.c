@@ -115,9 +115,9 @@ static void count_reset(struct kvm *kvm, int by)
 		if (w->a->kvm != kvm)
 			continue;
 		/* Full barriers: before the index moves, and after the TLBs are flushed. */
-		smp_mb__before_atomic();
+		smp_mb__before_atomic(); /* pairs with resets_are_over() */
 		atomic_add(by, &w->resets_running);
-		smp_mb__after_atomic();
+		smp_mb__after_atomic(); /* pairs with resets_are_over() */
 	}
 	rcu_read_unlock();
 }
@@ -288,6 +288,12 @@ static int alloc_bits(struct watch_bits *b, u64 nr_words)
 	return b->words && b->summary ? 0 : -ENOMEM;
 }
 
+static void clear_bits(struct watch_bits *b, u64 nr_words)
+{
+	memset(b->words, 0, nr_words * sizeof(long));
+	memset(b->summary, 0, DIV_ROUND_UP(nr_words, BITS_PER_LONG) * sizeof(long));
+}
+
 /* All of a new region: it may have been written before its logging was on. */
 static void fill(struct watch_bits *b, u64 nr_pages)
 {
@@ -391,10 +397,8 @@ void watch_end(struct watch *w)
 
 		if (!wr)
 			continue;
-		memset(wr->pushed.words, 0, wr->nr_words * sizeof(long));
-		memset(wr->waiting.words, 0, wr->nr_words * sizeof(long));
-		memset(wr->pushed.summary, 0, DIV_ROUND_UP(wr->nr_words, BITS_PER_LONG) * sizeof(long));
-		memset(wr->waiting.summary, 0, DIV_ROUND_UP(wr->nr_words, BITS_PER_LONG) * sizeof(long));
+		clear_bits(&wr->pushed, wr->nr_words);
+		clear_bits(&wr->waiting, wr->nr_words);
 	}
 	w->has_waiting = false;
 	w->nr_waiting = 0;
@@ -406,8 +410,10 @@ static u64 move_pushed(struct watch_region *r)
 	u64 n = 0;
 
 	for (u64 s = 0; s < DIV_ROUND_UP(r->nr_words, BITS_PER_LONG); s++) {
-		unsigned long sum = READ_ONCE(r->pushed.summary[s]) ? xchg(&r->pushed.summary[s], 0) : 0;
+		unsigned long sum = READ_ONCE(r->pushed.summary[s]);
 
+		if (sum)
+			sum = xchg(&r->pushed.summary[s], 0);
 		r->waiting.summary[s] |= sum;
 		while (sum) {
 			u64 w = s * BITS_PER_LONG + __ffs(sum);
@@ -535,7 +541,7 @@ u32 watch_publish_tail(struct watch *w)
 /** watch_wait_for_resets() - until no KVM_RESET_DIRTY_RINGS runs: their TLB flushes are over */
 void watch_wait_for_resets(struct watch *w)
 {
-	smp_mb();
+	smp_mb(); /* pairs with count_reset(), as in resets_are_over() */
 	while (atomic_read(&w->resets_running))
 		usleep_range(10, 50);
 }

@@ -14,6 +14,8 @@ KERNELS = {
     '6.12': ('bookworm-backports', 'bookworm'),
     '7.2': ('trixie-backports', 'trixie'),
 }
+# perl: for kernel-doc at W=1
+ROOM_PACKAGES = 'make,gcc,libc6-dev,pahole,perl,sparse'
 SUITES = ('bookworm', 'bookworm-backports', 'trixie', 'trixie-backports')
 
 
@@ -30,6 +32,14 @@ def run(cmd, **kw):
     if got.returncode:
         raise Missing(f"{' '.join(cmd[:6])} ...: {got.stdout[-1500:]}")
     return got.stdout
+
+
+def read(path):
+    try:
+        with open(path) as f:
+            return f.read()
+    except OSError:
+        return None
 
 
 class lock:
@@ -148,17 +158,17 @@ def room(series):
     path = os.path.join(CACHE, 'rooms', suite)
     release = newest(series)
     with lock():
-        if not os.path.exists(os.path.join(path, '.complete')):
+        if read(os.path.join(path, '.complete')) != ROOM_PACKAGES:
             if not shutil.which('debootstrap'):
                 raise Missing('debootstrap is not installed')
             shutil.rmtree(path, ignore_errors=True)
             os.makedirs(path)
             say(f'making a build room of {suite}: some 60 s, once')
-            run(['debootstrap', '--variant=minbase', '--include=make,gcc,libc6-dev,pahole',
-                 f'--keyring={KEYRING}', suite, path, archive()])
+            run(['debootstrap', '--variant=minbase', f'--include={ROOM_PACKAGES}', f'--keyring={KEYRING}', suite, path, archive()])
             with open(os.path.join(path, 'etc/apt/sources.list'), 'w') as f:
                 f.writelines(f'deb {archive()} {s} main\n' for s in SUITES if s.startswith(suite))
-            open(os.path.join(path, '.complete'), 'w').close()
+            with open(os.path.join(path, '.complete'), 'w') as f:
+                f.write(ROOM_PACKAGES)
         if not os.path.isdir(os.path.join(path, f'usr/src/linux-headers-{release}')):
             say(f'installing the headers of {release}')
             env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C', 'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
