@@ -259,6 +259,13 @@ static bool has_work(struct attachment *a)
 	return READ_ONCE(a->op) != OP_NONE || READ_ONCE(a->kick) || kthread_should_stop();
 }
 
+/* An attachment that does nothing must not keep a VM whose VMM has exited. */
+static void look_for_exit(struct attachment *a)
+{
+	if (a->vm_file && !atomic_read(&a->kvm->mm->mm_users))
+		bury(a);
+}
+
 static int attach_thread(void *arg)
 {
 	struct attachment *a = arg;
@@ -271,8 +278,8 @@ static int attach_thread(void *arg)
 		if (by_itself)
 			wait_event_interruptible_hrtimeout(a->wake, has_work(a), ns_to_ktime(ns));
 		else
-			wait_event_interruptible(a->wake, READ_ONCE(a->op) != OP_NONE ||
-						 kthread_should_stop());
+			wait_event_interruptible_timeout(a->wake, READ_ONCE(a->op) != OP_NONE ||
+							 kthread_should_stop(), HZ);
 		/* Pairs with the release in attach_ask(): the completion has been made anew. */
 		op = smp_load_acquire(&a->op);
 		if (op != OP_NONE) {
@@ -281,6 +288,8 @@ static int attach_thread(void *arg)
 			complete(&a->op_done);
 		} else if (by_itself && !kthread_should_stop()) {
 			harvest_by_itself(a);
+		} else {
+			look_for_exit(a);
 		}
 	}
 	return 0;

@@ -162,11 +162,24 @@ static void found_tracepoint(struct tracepoint *tp, void *unused)
 		full_tp = tp;
 }
 
+/* A probe of code that has gone would count nothing in code that comes in its place. */
+static void drop_reset_probe(void)
+{
+	if (!has_reset_probe)
+		return;
+	unregister_kretprobe(&reset_probe);
+	reset_probe.kp.addr = NULL;
+	reset_probe.kp.flags = 0;
+	reset_probe.nmissed = 0;
+	has_reset_probe = false;
+}
+
 static void lost_tracepoint(struct tracepoint *tp)
 {
 	if (tp == push_tp) {
 		tracepoint_probe_unregister(tp, on_push, NULL);
 		push_tp = NULL;
+		drop_reset_probe();
 	}
 	if (tp == full_tp) {
 		tracepoint_probe_unregister(tp, on_full, NULL);
@@ -213,8 +226,6 @@ void watch_exit(void)
 		lost_tracepoint(full_tp);
 	mutex_unlock(&watched_lock);
 	tracepoint_synchronize_unregister();
-	if (has_reset_probe)
-		unregister_kretprobe(&reset_probe);
 }
 
 /** watch_sees_pushes() - can a VM whose rings somebody else resets be watched here? */
@@ -483,6 +494,14 @@ static int note_until(struct watch *w)
 	return 0;
 }
 
+static bool resets_run(struct watch *w)
+{
+	/* A call that could not be counted may run unseen. */
+	if (READ_ONCE(reset_probe.nmissed))
+		attach_break(w->a);
+	return atomic_read(&w->resets_running);
+}
+
 static bool resets_are_over(struct watch *w)
 {
 	struct kvm_vcpu *vcpu;
@@ -495,7 +514,7 @@ static bool resets_are_over(struct watch *w)
 	}
 	/* Pairs with count_reset(): an index seen moved by a call that runs shows that call. */
 	smp_mb();
-	return !atomic_read(&w->resets_running);
+	return !resets_run(w);
 }
 
 /**
@@ -542,6 +561,6 @@ u32 watch_publish_tail(struct watch *w)
 void watch_wait_for_resets(struct watch *w)
 {
 	smp_mb(); /* pairs with count_reset(), as in resets_are_over() */
-	while (atomic_read(&w->resets_running))
+	while (resets_run(w))
 		usleep_range(10, 50);
 }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,40 @@ TEST(a_module_in_use_is_not_unloaded)
 	EXPECT_EQ(EWOULDBLOCK, errno);
 	close(fd);
 	vm_free(&vm);
+}
+
+/* Nobody harvests: the attachment finds out by itself, and the VM goes. */
+TEST(an_idle_attachment_lets_a_dead_vmm_go)
+{
+	struct pollfd p = { .events = POLLIN };
+	int pipes[2], dev = open("/dev/vmferry", O_RDWR);
+	struct vmferry_attach req = { .size = sizeof(req) };
+	struct vm vm;
+	pid_t child;
+	char byte;
+
+	ASSERT_EQ(0, pipe(pipes));
+	child = fork();
+	if (!child) {
+		byte = vm_make(&vm, 4 << 20, 1, 1024) ? 0 : vm.vm_fd;
+		if (write(pipes[1], &byte, 1) != 1)
+			_exit(1);
+		pause();
+	}
+	ASSERT_EQ(1, read(pipes[0], &byte, 1));
+	ASSERT_LT(0, byte);
+	req.vm_fd = syscall(SYS_pidfd_getfd, (int)syscall(SYS_pidfd_open, child, 0), byte, 0);
+	ASSERT_LE(0, req.vm_fd);
+	p.fd = attach(dev, req.vm_fd, child, 0);
+	ASSERT_LE(0, p.fd);
+	close(req.vm_fd);
+	EXPECT_EQ(0, poll(&p, 1, 0));
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	EXPECT_EQ(1, poll(&p, 1, 20000));
+	EXPECT_TRUE(p.revents & POLLHUP);
+	close(p.fd);
+	close(dev);
 }
 
 TEST(logging_is_put_back_as_it_was)
