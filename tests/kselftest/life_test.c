@@ -16,11 +16,17 @@
 #include "kselftest_harness.h"
 #include "vm.h"
 
-static int times(int otherwise)
+static int setting(const char *name, int otherwise)
 {
-	const char *t = getenv("VMFERRY_TIMES");
+	const char *t = getenv(name);
 
 	return t ? atoi(t) : otherwise;
+}
+
+/* How often; the harness gives a test 30 s. */
+static int times(void)
+{
+	return setting("VMFERRY_TIMES", 150);
 }
 
 /* One VMM's life: @seed decides what is closed when. Runs in a process of its own. */
@@ -81,7 +87,9 @@ static int live_and_die(unsigned int seed)
 
 TEST(any_order_of_ending)
 {
-	for (int i = 0; i < times(150); i++) {
+	int first = setting("VMFERRY_SEED", 0);
+
+	for (int i = first; i < first + times(); i++) {
 		pid_t child = fork();
 		int status;
 
@@ -179,7 +187,7 @@ TEST(nonsense_is_survived)
 	ASSERT_LE(0, fd);
 	area = mmap(NULL, 56 << 10, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	ASSERT_EQ(0, vm_run(&vm, REAP_WHEN_FULL));
-	for (int i = 0; i < times(150) * 20; i++) {
+	for (int i = 0; i < times() * 20; i++) {
 		static const unsigned long sizes[] = { 0, 16, 32, 64, 96, 128, 4096 };
 		uint32_t size = sizes[rand() % 7];
 		int nr = rand() % 3 ? 0x10 + rand() % 8 : rand() % 256;
