@@ -7,7 +7,6 @@
 #include "attach.h"
 
 long attach_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
-
 int ioctl_copy_struct(void *to, size_t known, size_t first, const void __user *from);
 
 #endif

@@ -31,6 +31,7 @@
 #include "watch.h"
 
 #include <linux/delay.h>
+#include <linux/hash.h>
 #include <linux/hashtable.h>
 #include <linux/kprobes.h>
 #include <linux/slab.h>
@@ -106,20 +107,23 @@ struct reset_call {
 	struct kvm *kvm;
 };
 
-static void count_reset(struct kvm *kvm, int by)
-{
-	struct watch *w;
+/*
+ * Calls under way, by a hash of their VM: who enters is who leaves, whatever is attached
+ * meanwhile. Two VMs that share a counter only wait for one another.
+ */
+static atomic_t resets_running[64];
 
-	rcu_read_lock();
-	hash_for_each_possible_rcu(watched, w, node, (unsigned long)kvm) {
-		if (w->a->kvm != kvm)
-			continue;
-		/* Full barriers: before the index moves, and after the TLBs are flushed. */
-		smp_mb__before_atomic(); /* pairs with resets_are_over() */
-		atomic_add(by, &w->resets_running);
-		smp_mb__after_atomic(); /* pairs with resets_are_over() */
-	}
-	rcu_read_unlock();
+static atomic_t *resets_of(const struct kvm *kvm)
+{
+	return &resets_running[hash_ptr(kvm, ilog2(ARRAY_SIZE(resets_running)))];
+}
+
+static void count_reset(const struct kvm *kvm, int by)
+{
+	/* Full barriers: before the index moves, and after the TLBs are flushed. */
+	smp_mb__before_atomic(); /* pairs with resets_are_over() */
+	atomic_add(by, resets_of(kvm));
+	smp_mb__after_atomic(); /* pairs with resets_are_over() */
 }
 
 static int on_vm_ioctl(struct kretprobe_instance *ri, struct pt_regs *regs)
@@ -243,7 +247,7 @@ bool watch_sees_pushes(void)
 /* ---- one VM ---- */
 
 /**
- * watch_start() - from now on full rings and resets of @a's VM are seen; pushes are
+ * watch_start() - from now on full rings of @a's VM are seen; pushes are
  * recorded from watch_begin() to watch_end()
  * @w: the watch
  * @a: the attachment
@@ -499,7 +503,7 @@ static bool resets_run(struct watch *w)
 	/* A call that could not be counted may run unseen. */
 	if (READ_ONCE(reset_probe.nmissed))
 		attach_break(w->a);
-	return atomic_read(&w->resets_running);
+	return atomic_read(resets_of(w->a->kvm));
 }
 
 static bool resets_are_over(struct watch *w)

@@ -36,7 +36,6 @@ struct watch_map {
 /**
  * struct watch - what is known of pages that somebody else may reset
  * @node: of the watched VMs, by their struct kvm; RCU
- * @resets_running: calls of KVM_RESET_DIRTY_RINGS under way in this VM
  * @ring_full: exits of vCPUs because of a full ring
  * @until: by vcpu_idx, the push index before which all of @waiting was pushed
  */
@@ -50,7 +49,6 @@ struct watch {
 	u32 *until;
 	unsigned int nr_until;
 	bool has_waiting;
-	atomic_t resets_running;
 	atomic64_t ring_full;
 	u64 nr_waiting;
 };
