@@ -83,6 +83,7 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 	if (!f->loop)
 		return -ENOMEM;
 	f->vms.loop = f->loop;
+	f->vms.tracker = o->tracker_mode;
 	f->vms.registered = recovery_registered;
 	f->vms.owner = f;
 	f->emit = emit_nothing;

@@ -132,7 +132,10 @@ int migration_collect(struct migration *m)
 	int err = precopy_collect(&m->precopy);
 
 	if (err) {
-		migration_blame(m, "its memory layout changed during the migration");
+		if (err == -EIO)
+			migration_blame(m, "the kernel module may have missed writes of the guest");
+		else
+			migration_blame(m, "its memory layout changed during the migration");
 		migration_step(m, EV_VMM_LOST);
 	}
 	m->report.remaining_pages = m->precopy.set.nr_set;
@@ -235,7 +238,8 @@ static void on_harvested(void *arg, int status, const void *body, uint32_t len)
 	if (m->state > SRC_PREPARED)
 		return;
 	if (status) {
-		migration_blame(m, "its VMM cannot harvest dirty pages: %s", strerror(-status));
+		migration_blame(m, "its dirty pages cannot be harvested: %s%s%s", vm_tracker_why(m->vm),
+				vm_tracker_why(m->vm)[0] ? ": " : "", strerror(-status));
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}
@@ -645,19 +649,27 @@ uint64_t migration_elapsed_ns(const struct migration *m)
 	return (m->ended_ns ? m->ended_ns : now_ns()) - m->started_ns;
 }
 
+/** migration_note_tracker() - what the account says of who harvested */
+void migration_note_tracker(struct migration *m)
+{
+	struct dirty_counters d;
+
+	dirty_read_counters(m->vm->dirty, &d);
+	m->report.throttled_ns = d.throttled_ns;
+	m->report.ring_full = d.ring_full;
+	m->report.tracker_is_ring = d.flags & VMFERRY_AREA_RING;
+	m->report.tracker_is_kmod = d.flags & VMFERRY_AREA_KMOD;
+}
+
 /** migration_read_report() - the account so far */
 void migration_read_report(struct migration *m, struct migration_report *to)
 {
 	struct channel_counters sum;
-	struct dirty_counters d;
 
-	if (precopy_counters(&m->precopy, &sum)) {
+	if (precopy_counters(&m->precopy, &sum))
 		m->report.counters = sum;
-		dirty_read_counters(m->vm->dirty, &d);
-		m->report.throttled_ns = d.throttled_ns;
-		m->report.ring_full = d.ring_full;
-		m->report.tracker_is_ring = d.flags & VMFERRY_AREA_RING;
-	}
+	if (m->vm && m->state != SRC_DONE) /* then nobody tracks any more */
+		migration_note_tracker(m);
 	m->report.goodput = m->predictor.goodput;
 	m->report.total_ns = migration_elapsed_ns(m);
 	if (to != &m->report)

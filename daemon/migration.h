@@ -63,7 +63,7 @@ struct migration_report {
 	uint64_t throttled_ns, ring_full;
 	uint64_t stall_ns; /* longest stop of an aborted try */
 	uint32_t huge;
-	bool tracker_is_ring;
+	bool tracker_is_ring, tracker_is_kmod;
 	bool stalled;
 	char advice[256];
 };

@@ -54,6 +54,7 @@ void migration_step(struct migration *m, enum src_event event);
 void migration_set_status(struct migration *m, enum migration_status s);
 void __attribute__((format(printf, 2, 3))) migration_blame(struct migration *m, const char *fmt, ...);
 int migration_collect(struct migration *m);
+void migration_note_tracker(struct migration *m);
 uint64_t migration_limit_ns(const struct migration *m);
 void migration_send_round(struct migration *m);
 extern const struct peer_ops migration_peer_ops;

@@ -30,6 +30,8 @@ static const struct setting {
 	  "directory of the journal" },
 	{ "nice", offsetof(struct options, nice), "-5",
 	  "priority of this daemon's threads, -20 to 19; guests run at 0" },
+	{ "tracker", offsetof(struct options, tracker), "auto",
+	  "who harvests dirty pages: kmod (/dev/vmferry), vmm, or auto: kmod where it can" },
 };
 
 #define NR (sizeof(settings) / sizeof(settings[0]))
@@ -105,6 +107,19 @@ static int read_config(struct options *o, const char *path, bool must)
 	return err;
 }
 
+static int fill_tracker(struct options *o)
+{
+	static const char *const names[] = { "auto", "kmod", "vmm" };
+
+	for (int i = 0; i < 3; i++)
+		if (!strcmp(o->tracker, names[i])) {
+			o->tracker_mode = (enum tracker_mode)i;
+			return 0;
+		}
+	error_report("tracker: \"%s\" is none of auto, kmod, vmm", o->tracker);
+	return -EINVAL;
+}
+
 static int fill_defaults(struct options *o)
 {
 	char path[256], *end;
@@ -124,7 +139,7 @@ static int fill_defaults(struct options *o)
 		error_report("nice: \"%s\" is not a number from -20 to 19", o->nice);
 		return -EINVAL;
 	}
-	return 0;
+	return fill_tracker(o);
 }
 
 /** options_parse() - Return: 0; 1 if help was printed; -EINVAL after saying what is wrong */

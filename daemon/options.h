@@ -4,6 +4,8 @@
 
 #include <stdbool.h>
 
+#include "vm/tracker.h"
+
 /** struct options - of vmferryd; from the configuration file, then the command line */
 struct options {
 	char *listen;	/* where peers connect */
@@ -12,7 +14,9 @@ struct options {
 	char *control_socket;
 	char *state_dir; /* journal */
 	char *nice;
+	char *tracker;
 	int nice_level;	 /* @nice as a number */
+	enum tracker_mode tracker_mode;
 };
 
 int options_parse(struct options *o, int argc, char **argv);

@@ -292,6 +292,7 @@ void switchover_hold(struct migration *m)
 
 void switchover_release(struct migration *m)
 {
+	migration_note_tracker(m); /* while it is still there */
 	recovery_release(m->f, m->vm, m->id);
 	m->report.actual_ns[PART_STOP] = m->harvested_ns - m->last_exit_ns;
 	if (m->rest_sent_ns && m->sent_ns) {

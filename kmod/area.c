@@ -151,11 +151,14 @@ void area_remove_region(struct area *a, unsigned int region)
 	a->region[region].used = false;
 }
 
-/** area_changed() - write the tables anew, then bump the generation */
+/** area_changed() - write the tables anew; the generation is odd meanwhile */
 void area_changed(struct area *a)
 {
 	unsigned int nr = 0;
 
+	WRITE_ONCE(a->header->generation, ++a->generation);
+	/* Pairs with the reader's fence: who sees any of the new table sees that it was odd. */
+	smp_wmb();
 	for (unsigned int i = 0; i < VMFERRY_MAX_REGIONS; i++)
 		if (a->region[i].used)
 			a->regions[nr++] = a->region[i].desc;

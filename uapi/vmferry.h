@@ -54,7 +54,8 @@
  * @version: VMFERRY_AREA_VERSION
  * @header_size: bytes of this struct, for extension
  * @total_size: bytes of the whole area
- * @generation: bumped by the producer after every change of the region table
+ * @generation: bumped by the producer before and after every change of the region table:
+ * odd while the table is being written
  * @flags: VMFERRY_AREA_*
  * @region_off: byte offset of the region table
  * @vcpu_off: byte offset of the vCPU table

@@ -33,8 +33,9 @@
  * enum vmferry_msg_type - requests; V: sent by the VMM, D: sent by the daemon
  * @VMFERRY_MSG_HELLO: V. body: struct vmferry_msg_hello, both ways
  * @VMFERRY_MSG_REGISTER: V. body: struct vmferry_msg_register and its regions;
- *	fds: the shared area, then one memfd a region
- * @VMFERRY_MSG_START_LOG: D. turn dirty logging on and harvest from now on
+ *	fds: the shared area, then one memfd a region, then the KVM VM if a flag says so
+ * @VMFERRY_MSG_START_LOG: D. turn dirty logging on and harvest from now on;
+ *	body: struct vmferry_msg_start_log
  * @VMFERRY_MSG_STOP_LOG: D. turn it off again
  * @VMFERRY_MSG_HARVEST: D. harvest now; answered when all is published
  * @VMFERRY_MSG_PAUSE: D. stop all vCPUs, then harvest; reply: struct vmferry_msg_paused
@@ -126,6 +127,8 @@ _Static_assert(sizeof(struct vmferry_msg_region) == 96, "ABI");
 
 /* vmferry_msg_register.flags: RAM of an incoming VM is empty, nobody wrote to it yet */
 #define VMFERRY_REGISTER_FRESH (1u << 0)
+/* the last fd is the KVM VM's: the kernel module may harvest in the VMM's place */
+#define VMFERRY_REGISTER_VM_FD (1u << 1)
 
 /**
  * struct vmferry_msg_register - what a VMM says of its VM, followed by nr_regions regions
@@ -156,6 +159,15 @@ struct vmferry_msg_register {
 	char untracked[VMFERRY_VMM_NAME_LEN];
 };
 _Static_assert(sizeof(struct vmferry_msg_register) == 184, "ABI");
+
+/* vmferry_msg_start_log.flags: the kernel module has the rings; only mark the VMM's own writes */
+#define VMFERRY_LOG_MARKS_ONLY (1u << 0)
+
+/** struct vmferry_msg_start_log - @flags: VMFERRY_LOG_* */
+struct vmferry_msg_start_log {
+	__u32 flags;
+	__u32 reserved;
+};
 
 /**
  * struct vmferry_msg_paused - answer to PAUSE; times are CLOCK_MONOTONIC nanoseconds

@@ -61,6 +61,8 @@ static json_t *ram(struct migration *m, const struct migration_report *r, uint64
 json_t *report_migration(struct migration *m)
 {
 	static const char *const huge[] = { "none", "thp", "hugetlb" };
+	static const char *const tracker[2][2] = { { "vmm/bitmap", "vmm/ring" },
+						   { "kmod/bitmap", "kmod/ring" } };
 	struct migration_report r;
 	enum migration_status s = migration_status(m);
 	bool done = s == MIGRATION_COMPLETED;
@@ -80,7 +82,7 @@ json_t *report_migration(struct migration *m)
 		      (json_int_t)r.tries, "cpu-throttle-percentage", (json_int_t)r.throttle_percent,
 		      "dirty-ring-full", (json_int_t)r.ring_full, "goodput-bytes-per-second",
 		      (json_int_t)r.goodput, "huge-pages", huge[r.huge < 3 ? r.huge : 0], "tracker",
-		      r.tracker_is_ring ? "vmm/ring" : "vmm/bitmap");
+		      tracker[r.tracker_is_kmod][r.tracker_is_ring]);
 	if (done) {
 		json_object_set_new(j, "downtime", json_integer(ms(r.downtime_ns)));
 		json_object_set_new(j, "downtime-us", json_integer(us(r.downtime_ns)));

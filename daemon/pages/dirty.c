@@ -14,6 +14,9 @@
  * Were the page read before its bit is taken, a write between the two would be marked
  * by a bit that we then clear: lost. A set bit whose summary comes later stays for the
  * next time.
+ *
+ * Where the kernel module harvests there are two areas: the module's, for what vCPUs
+ * write, and the VMM's, for what it writes itself. A page in either is dirty.
  */
 #include "dirty.h"
 
@@ -21,6 +24,7 @@
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -28,17 +32,30 @@ struct view {
 	uint64_t *words, *summary;
 	uint64_t nr_words, nr_summary;
 	uint64_t last_mask; /* valid bits of the last word */
+	const uint8_t *heat; /* one per 2 MiB, or NULL */
 };
 
-struct dirty {
+/* One producer's area, mapped and checked. */
+struct area {
 	uint8_t *map;
 	uint64_t size;
 	struct vmferry_area_header *header;
 	struct vmferry_vcpu *vcpus;
 	unsigned int nr_vcpus;
 	uint64_t generation;
-	struct view *views;
-	unsigned int nr_views;
+	struct view *views; /* of our regions, in our order */
+};
+
+/*
+ * @vmm: the VMM's area: all, or, where the kernel module harvests, its own writes
+ * @kmod: the module's area; map NULL if there is none
+ * @kmod_fd: to map it again when it has grown; the caller's
+ */
+struct dirty {
+	struct area vmm, kmod;
+	int kmod_fd;
+	uint64_t *gpas, *sizes; /* of our regions; gpas only with @kmod */
+	unsigned int nr;
 };
 
 /* Do @nr items of @each bytes lie in the area at @off, aligned to 8? */
@@ -50,52 +67,90 @@ static bool lies_within(uint64_t size, uint64_t off, uint64_t nr, uint64_t each)
 	       !__builtin_add_overflow(off, len, &end) && end <= size;
 }
 
-static int check_region(struct dirty *d, unsigned int i, uint64_t off, uint64_t want_size)
+static int check_region(const struct area *a, const struct vmferry_region *r, uint64_t want_size,
+			struct view *v)
 {
-	const struct vmferry_region *table = (const void *)(d->map + off);
-	struct vmferry_region r = *(const volatile struct vmferry_region *)&table[i];
-	struct view *v = &d->views[i];
-	uint64_t pages = want_size >> VMFERRY_PAGE_SHIFT;
+	uint64_t pages = want_size >> VMFERRY_PAGE_SHIFT, heat = (want_size + (2 << 20) - 1) >> 21;
 
-	if (r.size != want_size || r.bitmap_words != (pages + 63) / 64 ||
-	    r.summary_words != (r.bitmap_words + 63) / 64 ||
-	    !lies_within(d->size, r.bitmap_off, r.bitmap_words, 8) ||
-	    !lies_within(d->size, r.summary_off, r.summary_words, 8))
+	if (r->size != want_size || r->bitmap_words != (pages + 63) / 64 ||
+	    r->summary_words != (r->bitmap_words + 63) / 64 ||
+	    !lies_within(a->size, r->bitmap_off, r->bitmap_words, 8) ||
+	    !lies_within(a->size, r->summary_off, r->summary_words, 8) ||
+	    (r->heat_off && !lies_within(a->size, r->heat_off, heat, 1)))
 		return -EBADMSG;
-	v->words = (void *)(d->map + r.bitmap_off);
-	v->summary = (void *)(d->map + r.summary_off);
-	v->nr_words = r.bitmap_words;
-	v->nr_summary = r.summary_words;
-	v->last_mask = pages % 64 ? (1ULL << (pages % 64)) - 1 : ~0ULL;
+	*v = (struct view){ .words = (void *)(a->map + r->bitmap_off),
+			    .summary = (void *)(a->map + r->summary_off),
+			    .nr_words = r->bitmap_words,
+			    .nr_summary = r->summary_words,
+			    .last_mask = pages % 64 ? (1ULL << (pages % 64)) - 1 : ~0ULL,
+			    .heat = r->heat_off ? a->map + r->heat_off : NULL };
 	return 0;
 }
 
-static int check_area(struct dirty *d, const uint64_t *sizes, unsigned int nr_regions)
+static int map_area(struct area *a, int fd, uint64_t size)
+{
+	void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (map == MAP_FAILED)
+		return -errno;
+	a->map = map;
+	a->size = size;
+	a->header = map;
+	return 0;
+}
+
+static void unmap_area(struct area *a)
+{
+	if (a->map)
+		munmap(a->map, a->size);
+	free(a->views);
+	*a = (struct area){ 0 };
+}
+
+/* Copies the header and what it says of the region table. */
+static int read_header(struct area *a, struct vmferry_area_header *h)
+{
+	/* Pairs with the release in area_init(): the tables are laid out. */
+	if (__atomic_load_n(&a->header->magic, __ATOMIC_ACQUIRE) != VMFERRY_AREA_MAGIC)
+		return -EBADMSG;
+	*h = *(const volatile struct vmferry_area_header *)a->header;
+	if (h->version != VMFERRY_AREA_VERSION)
+		return -EPROTONOSUPPORT;
+	if (h->header_size < sizeof(*h) || h->total_size != a->size ||
+	    h->nr_regions > VMFERRY_MAX_REGIONS || h->nr_vcpus > VMFERRY_MAX_VCPUS ||
+	    !lies_within(a->size, h->region_off, h->nr_regions, sizeof(struct vmferry_region)) ||
+	    !lies_within(a->size, h->vcpu_off, h->nr_vcpus, sizeof(struct vmferry_vcpu)))
+		return -EBADMSG;
+	a->vcpus = (void *)(a->map + h->vcpu_off);
+	a->nr_vcpus = h->nr_vcpus;
+	return 0;
+}
+
+static struct vmferry_region read_region(const struct area *a, uint64_t off, unsigned int i)
+{
+	const struct vmferry_region *table = (const void *)(a->map + off);
+
+	return *(const volatile struct vmferry_region *)&table[i];
+}
+
+static int check_vmm_area(struct dirty *d)
 {
 	struct vmferry_area_header h;
-	int err = 0;
+	int err = read_header(&d->vmm, &h);
 
-	/* Pairs with the release in area_init(): the tables are laid out. */
-	if (__atomic_load_n(&d->header->magic, __ATOMIC_ACQUIRE) != VMFERRY_AREA_MAGIC)
-		return -EBADMSG;
-	h = *(const volatile struct vmferry_area_header *)d->header;
-	if (h.version != VMFERRY_AREA_VERSION)
-		return -EPROTONOSUPPORT;
-	if (h.header_size < sizeof(h) || h.total_size != d->size || h.nr_regions != nr_regions ||
-	    h.nr_vcpus > VMFERRY_MAX_VCPUS ||
-	    !lies_within(d->size, h.region_off, nr_regions, sizeof(struct vmferry_region)) ||
-	    !lies_within(d->size, h.vcpu_off, h.nr_vcpus, sizeof(struct vmferry_vcpu)))
-		return -EBADMSG;
-	d->generation = h.generation;
-	d->vcpus = (void *)(d->map + h.vcpu_off);
-	d->nr_vcpus = h.nr_vcpus;
-	for (unsigned int i = 0; i < nr_regions && !err; i++)
-		err = check_region(d, i, h.region_off, sizes[i]);
+	if (!err && h.nr_regions != d->nr)
+		err = -EBADMSG;
+	d->vmm.generation = h.generation;
+	for (unsigned int i = 0; i < d->nr && !err; i++) {
+		struct vmferry_region r = read_region(&d->vmm, h.region_off, i);
+
+		err = check_region(&d->vmm, &r, d->sizes[i], &d->vmm.views[i]);
+	}
 	return err;
 }
 
 /**
- * dirty_open() - map and check an area
+ * dirty_open() - map and check the VMM's area
  * @area_fd: stays the caller's; must not be able to shrink under us or be large enough now
  * @region_sizes: bytes of each region as registered
  * Return: 0, -EBADMSG for an area that contradicts itself or the registration
@@ -105,24 +160,23 @@ int dirty_open(int area_fd, uint64_t size, const uint64_t *region_sizes, unsigne
 {
 	off_t end = lseek(area_fd, 0, SEEK_END);
 	struct dirty *d;
-	int err;
+	int err = -ENOMEM;
 
 	if (size < sizeof(struct vmferry_area_header) || end < 0 || (uint64_t)end < size)
 		return -EBADMSG;
 	d = calloc(1, sizeof(*d));
 	if (!d)
 		return -ENOMEM;
-	d->size = size;
-	d->map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, area_fd, 0);
-	d->views = calloc(nr_regions, sizeof(*d->views));
-	d->nr_views = nr_regions;
-	if (d->map == MAP_FAILED) {
-		err = -errno;
-		d->map = NULL;
-	} else {
-		d->header = (void *)d->map;
-		err = d->views ? check_area(d, region_sizes, nr_regions) : -ENOMEM;
+	d->nr = nr_regions;
+	d->sizes = calloc(nr_regions, sizeof(*d->sizes));
+	d->gpas = calloc(nr_regions, sizeof(*d->gpas));
+	d->vmm.views = calloc(nr_regions, sizeof(*d->vmm.views));
+	if (d->sizes && d->gpas && d->vmm.views) {
+		memcpy(d->sizes, region_sizes, nr_regions * sizeof(*d->sizes));
+		err = map_area(&d->vmm, area_fd, size);
 	}
+	if (!err)
+		err = check_vmm_area(d);
 	if (err) {
 		dirty_close(d);
 		return err;
@@ -135,10 +189,120 @@ void dirty_close(struct dirty *d)
 {
 	if (!d)
 		return;
-	if (d->map)
-		munmap(d->map, d->size);
-	free(d->views);
+	unmap_area(&d->vmm);
+	unmap_area(&d->kmod);
+	free(d->sizes);
+	free(d->gpas);
 	free(d);
+}
+
+/* ---- the kernel module's area, whose regions may come and go ---- */
+
+static int map_kmod(struct dirty *d)
+{
+	struct vmferry_area_header *h = mmap(NULL, VMFERRY_PAGE_SIZE, PROT_READ, MAP_SHARED, d->kmod_fd, 0);
+	uint64_t size;
+
+	if (h == MAP_FAILED)
+		return -errno;
+	size = __atomic_load_n(&h->total_size, __ATOMIC_ACQUIRE);
+	munmap(h, VMFERRY_PAGE_SIZE);
+	if (d->kmod.map && d->kmod.size == size)
+		return 0;
+	if (d->kmod.map)
+		munmap(d->kmod.map, d->kmod.size);
+	d->kmod.map = NULL;
+	return map_area(&d->kmod, d->kmod_fd, size);
+}
+
+/* -EAGAIN: the table was being written */
+static int read_kmod_table(struct dirty *d, struct view *views)
+{
+	struct area *a = &d->kmod;
+	struct vmferry_area_header h;
+	uint64_t generation;
+	unsigned int found = 0;
+	int err = map_kmod(d);
+
+	if (err)
+		return err;
+	/* Pairs with the release in area_changed(): the table is whole. */
+	generation = __atomic_load_n(&a->header->generation, __ATOMIC_ACQUIRE);
+	if (generation & 1)
+		return -EAGAIN;
+	err = read_header(a, &h);
+	for (unsigned int k = 0; !err && k < h.nr_regions; k++) {
+		struct vmferry_region r = read_region(a, h.region_off, k);
+
+		for (unsigned int i = 0; i < d->nr && !err; i++)
+			if (d->gpas[i] == r.gpa && d->sizes[i] == r.size) {
+				err = check_region(a, &r, d->sizes[i], &views[i]);
+				found++;
+			}
+	}
+	/* Pairs with the barrier after its first store in area_changed(). */
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if (__atomic_load_n(&a->header->generation, __ATOMIC_RELAXED) != generation)
+		return -EAGAIN;
+	if (!err && found != d->nr)
+		err = -ESTALE;
+	if (!err)
+		a->generation = generation;
+	return err;
+}
+
+/*
+ * Reads the table anew. A region that has another place now is all dirty in @to: bits of
+ * its old place may have been another region's when we took them, or went with it.
+ */
+static int follow_kmod(struct dirty *d, struct page_set *to)
+{
+	struct view *views = calloc(d->nr, sizeof(*views));
+	const uint8_t *map = d->kmod.map;
+	int err = views ? -EAGAIN : -ENOMEM;
+
+	for (int tries = 0; err == -EAGAIN && tries < 1000; tries++) {
+		err = read_kmod_table(d, views);
+		if (err == -EAGAIN)
+			usleep(100);
+	}
+	for (unsigned int i = 0; !err && to && i < d->nr; i++)
+		if ((uint8_t *)views[i].words - d->kmod.map != (uint8_t *)d->kmod.views[i].words - map)
+			page_set_add(to, i, 0, d->sizes[i] >> VMFERRY_PAGE_SHIFT);
+	if (!err)
+		memcpy(d->kmod.views, views, d->nr * sizeof(*views));
+	free(views);
+	return err;
+}
+
+/**
+ * dirty_add_kmod() - collect what the kernel module publishes, too
+ * @fd: the attachment; the caller's, open until dirty_remove_kmod()
+ * @gpas: guest-physical address of each region
+ * Return: 0, -ESTALE: KVM has no slot for one of the regions
+ */
+int dirty_add_kmod(struct dirty *d, int fd, const uint64_t *gpas)
+{
+	int err;
+
+	d->kmod_fd = fd;
+	memcpy(d->gpas, gpas, d->nr * sizeof(*gpas));
+	d->kmod.views = calloc(d->nr, sizeof(*d->kmod.views));
+	err = d->kmod.views ? follow_kmod(d, NULL) : -ENOMEM;
+	if (err)
+		unmap_area(&d->kmod);
+	return err;
+}
+
+/** dirty_remove_kmod() - nothing of the module's area is mapped any more */
+void dirty_remove_kmod(struct dirty *d)
+{
+	unmap_area(&d->kmod);
+}
+
+static uint64_t generation_of(const struct area *a)
+{
+	return __atomic_load_n(&a->header->generation, __ATOMIC_ACQUIRE);
 }
 
 static uint64_t take_word(const struct view *v, uint64_t w)
@@ -174,22 +338,58 @@ static uint64_t collect_region(const struct view *v, unsigned int region, struct
 	return taken;
 }
 
+static uint64_t collect_area(const struct area *a, unsigned int nr, struct page_set *to)
+{
+	uint64_t n = 0;
+
+	for (unsigned int i = 0; i < nr; i++)
+		n += collect_region(&a->views[i], i, to);
+	return n;
+}
+
+static int collect_kmod(struct dirty *d, struct page_set *to, uint64_t *taken)
+{
+	int err = 0;
+
+	if (generation_of(&d->kmod) != d->kmod.generation)
+		err = follow_kmod(d, to);
+	if (!err)
+		*taken += collect_area(&d->kmod, d->nr, to);
+	/* After the bits: a table that changed while we took them is seen now. */
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+	if (!err && generation_of(&d->kmod) != d->kmod.generation)
+		err = follow_kmod(d, to);
+	if (!err && __atomic_load_n(&d->kmod.header->flags, __ATOMIC_ACQUIRE) & VMFERRY_AREA_BROKEN)
+		err = -EIO;
+	return err;
+}
+
 /**
  * dirty_collect() - move all visible dirty pages into @to (which may hold some already)
  * @taken: pages moved, may be NULL
- * Return: 0, -ESTALE if the region table changed: the VM must be registered anew
+ * Return: 0; -ESTALE: a region has gone; -EIO: the module may have missed writes
  */
 int dirty_collect(struct dirty *d, struct page_set *to, uint64_t *taken)
 {
 	uint64_t n = 0;
+	int err = 0;
 
-	if (__atomic_load_n(&d->header->generation, __ATOMIC_ACQUIRE) != d->generation)
+	if (generation_of(&d->vmm) != d->vmm.generation)
 		return -ESTALE;
-	for (unsigned int i = 0; i < d->nr_views; i++)
-		n += collect_region(&d->views[i], i, to);
+	n += collect_area(&d->vmm, d->nr, to);
+	if (d->kmod.map)
+		err = collect_kmod(d, to, &n);
 	if (taken)
 		*taken = n;
-	return 0;
+	return err;
+}
+
+/** dirty_heat() - how often the 2 MiB around @page were found dirty of late; 0 where nobody counts */
+uint8_t dirty_heat(const struct dirty *d, unsigned int region, uint64_t page)
+{
+	const uint8_t *heat = d->kmod.map ? d->kmod.views[region].heat : NULL;
+
+	return heat ? __atomic_load_n(&heat[page >> 9], __ATOMIC_RELAXED) : 0;
 }
 
 /** dirty_drop() - forget what is visible now */
@@ -198,10 +398,10 @@ int dirty_drop(struct dirty *d)
 	return dirty_collect(d, NULL, NULL);
 }
 
-/** dirty_read_counters() - the producer's figures; they need not agree with each other */
+/** dirty_read_counters() - the harvester's figures; they need not agree with each other */
 void dirty_read_counters(const struct dirty *d, struct dirty_counters *c)
 {
-	const struct vmferry_area_header *h = d->header;
+	const struct vmferry_area_header *h = d->kmod.map ? d->kmod.header : d->vmm.header;
 
 	c->flags = __atomic_load_n(&h->flags, __ATOMIC_RELAXED);
 	c->harvests = __atomic_load_n(&h->harvests, __ATOMIC_RELAXED);
@@ -209,6 +409,6 @@ void dirty_read_counters(const struct dirty *d, struct dirty_counters *c)
 	c->ring_full = __atomic_load_n(&h->ring_full, __ATOMIC_RELAXED);
 	c->harvest_ns = __atomic_load_n(&h->harvest_ns, __ATOMIC_RELAXED);
 	c->throttled_ns = 0;
-	for (unsigned int i = 0; i < d->nr_vcpus; i++)
-		c->throttled_ns += __atomic_load_n(&d->vcpus[i].throttled_ns, __ATOMIC_RELAXED);
+	for (unsigned int i = 0; i < d->vmm.nr_vcpus; i++)
+		c->throttled_ns += __atomic_load_n(&d->vmm.vcpus[i].throttled_ns, __ATOMIC_RELAXED);
 }

@@ -12,10 +12,13 @@ struct dirty;
 int dirty_open(int area_fd, uint64_t size, const uint64_t *region_sizes, unsigned int nr_regions,
 	       struct dirty **out);
 void dirty_close(struct dirty *d);
+int dirty_add_kmod(struct dirty *d, int fd, const uint64_t *gpas);
+void dirty_remove_kmod(struct dirty *d);
 int dirty_collect(struct dirty *d, struct page_set *to, uint64_t *taken);
 int dirty_drop(struct dirty *d);
+uint8_t dirty_heat(const struct dirty *d, unsigned int region, uint64_t page);
 
-/** struct dirty_counters - a copy of the producer's figures */
+/** struct dirty_counters - a copy of the figures of whoever harvests */
 struct dirty_counters {
 	uint64_t flags, harvests, harvested, ring_full, harvest_ns, throttled_ns;
 };

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/error.h"
 #include "pages/dirty.h"
 #include "pages/warm.h"
 
@@ -53,6 +54,7 @@ void vm_put(struct vm *vm)
 {
 	if (!vm || --vm->refs)
 		return;
+	vm_gone(vm);
 	warm_stop(vm->warm);
 	dirty_close(vm->dirty);
 	for (unsigned int i = 0; i < vm->nr_regions; i++) {
@@ -60,6 +62,8 @@ void vm_put(struct vm *vm)
 		if (vm->regions[i].fd >= 0)
 			close(vm->regions[i].fd);
 	}
+	if (vm->kvm_fd >= 0)
+		close(vm->kvm_fd);
 	free(vm->regions);
 	free(vm->sizes);
 	free(vm);
@@ -114,6 +118,7 @@ int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_reg
 	if (!vm)
 		return -ENOMEM;
 	vm->refs = 1;
+	vm->kvm_fd = -1;
 	memcpy(vm->name, reg->name, sizeof(vm->name) - 1);
 	memcpy(vm->uuid, reg->uuid, sizeof(vm->uuid));
 	memcpy(vm->untracked, reg->untracked, sizeof(vm->untracked) - 1);
@@ -122,6 +127,8 @@ int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_reg
 	vm->nr_vcpus = reg->nr_vcpus;
 	vm->pid = reg->pid;
 	vm->state_size = reg->state_size;
+	if (reg->flags & VMFERRY_REGISTER_VM_FD)
+		vm->kvm_fd = take_fd(&fds[reg->nr_regions + 1]);
 	vm->regions = calloc(reg->nr_regions, sizeof(*vm->regions));
 	vm->sizes = calloc(reg->nr_regions, sizeof(*vm->sizes));
 	if (!vm->regions || !vm->sizes)
@@ -150,13 +157,256 @@ int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_reg
 	return 0;
 }
 
-/** vm_ask() - ask the VMM; @answer is always called: at once if the VMM is gone, else later */
-void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
-	    vm_answer_fn answer, void *arg)
+/* ---- requests; where the kernel module harvests, it has a part in some of them ---- */
+
+/*
+ * A request that takes more than one step. @body: the VMM's answer, while the module
+ * harvests for the last time.
+ */
+struct vm_asked {
+	struct vm *vm;
+	vm_answer_fn answer;
+	void *arg;
+	uint8_t body[64];
+	uint32_t len;
+};
+
+static void ask_vmm(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
+		    vm_answer_fn answer, void *arg)
 {
 	int err = vm->sock ? vm_socket_send(vm->sock, type, body, len, fd, answer, arg) :
 			     -ECONNRESET;
 
 	if (err && answer)
 		answer(arg, err, NULL, 0);
+}
+
+static void finish_asked(struct vm_asked *a, int status)
+{
+	vm_answer_fn answer = a->answer;
+
+	if (a->vm->pausing == a)
+		a->vm->pausing = NULL;
+	a->answer = NULL;
+	if (answer)
+		answer(a->arg, status, status ? NULL : a->body, status ? 0 : a->len);
+}
+
+static void free_asked(struct vm_asked *a)
+{
+	struct vm *vm = a->vm;
+
+	free(a);
+	vm_put(vm);
+}
+
+static struct vm_asked *asked_new(struct vm *vm, vm_answer_fn answer, void *arg)
+{
+	struct vm_asked *a = calloc(1, sizeof(*a));
+
+	if (a)
+		*a = (struct vm_asked){ .vm = vm_get(vm), .answer = answer, .arg = arg };
+	else if (answer)
+		answer(arg, -ENOMEM, NULL, 0);
+	return a;
+}
+
+static void drop_tracker(struct vm *vm)
+{
+	struct tracker *t = vm->tracker;
+
+	vm->tracker = NULL; /* first: answers that are owed may ask again */
+	dirty_remove_kmod(vm->dirty);
+	tracker_close(t);
+}
+
+/** vm_gone() - its VMM is not there any more: what is owed by the module is answered */
+void vm_gone(struct vm *vm)
+{
+	if (vm->tracker)
+		drop_tracker(vm);
+}
+
+static void start_vmm_log(struct vm *vm, uint32_t flags, vm_answer_fn answer, void *arg)
+{
+	struct vmferry_msg_start_log start = { .flags = flags };
+
+	ask_vmm(vm, VM_START_LOG, &start, sizeof(start), -1, answer, arg);
+}
+
+static int add_kmod_area(struct vm *vm)
+{
+	uint64_t gpas[VMFERRY_MAX_REGIONS];
+
+	for (unsigned int i = 0; i < vm->nr_regions; i++)
+		gpas[i] = vm->regions[i].gpa;
+	return dirty_add_kmod(vm->dirty, tracker_fd(vm->tracker), gpas);
+}
+
+static void fall_back(struct vm_asked *a, int err)
+{
+	struct vm *vm = a->vm;
+
+	if (vm->tracker)
+		drop_tracker(vm);
+	if (vm->tracker_mode == TRACKER_KMOD) {
+		finish_asked(a, err);
+	} else {
+		notice_report("vm %s: its VMM harvests dirty pages, not the kernel module: %s", vm->name,
+			      vm->tracker_why);
+		start_vmm_log(vm, 0, a->answer, a->arg);
+	}
+	free_asked(a);
+}
+
+static void on_tracker_started(void *arg, int err)
+{
+	struct vm_asked *a = arg;
+	struct vm *vm = a->vm;
+
+	if (!vm->tracker) { /* called off */
+		finish_asked(a, err ? err : -ECANCELED);
+		free_asked(a);
+		return;
+	}
+	if (err) {
+		snprintf(vm->tracker_why, sizeof(vm->tracker_why), "%s", tracker_why(vm->tracker));
+	} else {
+		err = add_kmod_area(vm);
+		if (err)
+			snprintf(vm->tracker_why, sizeof(vm->tracker_why), err == -ESTALE ?
+				 "KVM has no slot for one of its regions" :
+				 "the module's area cannot be used: %s", strerror(-err));
+	}
+	if (err) {
+		fall_back(a, err);
+		return;
+	}
+	start_vmm_log(vm, VMFERRY_LOG_MARKS_ONLY, a->answer, a->arg);
+	free_asked(a);
+}
+
+static void start_log(struct vm *vm, vm_answer_fn answer, void *arg)
+{
+	struct vm_asked *a;
+	int err;
+
+	vm_gone(vm);
+	vm->tracker_why[0] = '\0';
+	if (vm->tracker_mode == TRACKER_VMM) {
+		start_vmm_log(vm, 0, answer, arg);
+		return;
+	}
+	a = asked_new(vm, answer, arg);
+	if (!a)
+		return;
+	if (vm->kvm_fd < 0) {
+		snprintf(vm->tracker_why, sizeof(vm->tracker_why),
+			 "it does not share KVM's VM fd with the daemon");
+		fall_back(a, -EOPNOTSUPP);
+		return;
+	}
+	err = tracker_open(vm->loop, vm->kvm_fd, vm->peer_pid, &vm->tracker);
+	if (err) {
+		snprintf(vm->tracker_why, sizeof(vm->tracker_why), "%s", strerror(-err));
+		fall_back(a, err);
+		return;
+	}
+	tracker_start(vm->tracker, on_tracker_started, a);
+}
+
+static void on_tracker_harvested(void *arg, int err)
+{
+	struct vm_asked *a = arg;
+
+	if (err && a->vm->tracker)
+		snprintf(a->vm->tracker_why, sizeof(a->vm->tracker_why), "%s", tracker_why(a->vm->tracker));
+	finish_asked(a, err);
+	free_asked(a);
+}
+
+static void harvest(struct vm *vm, vm_answer_fn answer, void *arg)
+{
+	struct vm_asked *a = asked_new(vm, answer, arg);
+
+	if (a)
+		tracker_harvest(vm->tracker, false, on_tracker_harvested, a);
+}
+
+static void on_vmm_paused(void *arg, int status, const void *body, uint32_t len)
+{
+	struct vm_asked *a = arg;
+
+	/* Without an answer it was called off while the VMM stopped the vCPUs: see resume(). */
+	if (!status && len > sizeof(a->body))
+		status = -EPROTO;
+	if (!status && !a->vm->tracker)
+		status = -ECANCELED;
+	if (status || !a->answer) {
+		finish_asked(a, status);
+		free_asked(a);
+		return;
+	}
+	memcpy(a->body, body, len);
+	a->len = len;
+	tracker_harvest(a->vm->tracker, true, on_tracker_harvested, a);
+}
+
+static void pause_and_harvest(struct vm *vm, vm_answer_fn answer, void *arg)
+{
+	struct vm_asked *a = asked_new(vm, answer, arg);
+
+	if (!a)
+		return;
+	vm->pausing = a;
+	ask_vmm(vm, VM_PAUSE, NULL, 0, -1, on_vmm_paused, a);
+}
+
+/*
+ * A PAUSE that is still waiting for its last harvest is over: answered later, it would be
+ * taken for the answer to the next one, and its pages for all there are.
+ */
+static void call_off_pause(struct vm *vm)
+{
+	if (vm->pausing)
+		finish_asked(vm->pausing, -ECANCELED);
+}
+
+/** vm_tracker_why() - why the kernel module did not harvest, or failed; "" if it did */
+const char *vm_tracker_why(const struct vm *vm)
+{
+	return vm->tracker_why;
+}
+
+/** vm_ask() - ask the VMM; @answer is always called: at once if the VMM is gone, else later */
+void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
+	    vm_answer_fn answer, void *arg)
+{
+	switch (type) {
+	case VM_START_LOG:
+		start_log(vm, answer, arg);
+		return;
+	case VM_HARVEST:
+		if (vm->tracker) {
+			harvest(vm, answer, arg);
+			return;
+		}
+		break;
+	case VM_PAUSE:
+		if (vm->tracker) {
+			pause_and_harvest(vm, answer, arg);
+			return;
+		}
+		break;
+	case VM_RESUME:
+		call_off_pause(vm);
+		break;
+	case VM_STOP_LOG:
+	case VM_RELEASE:
+		vm_gone(vm);
+		break;
+	default:
+		break;
+	}
+	ask_vmm(vm, type, body, len, fd, answer, arg);
 }

@@ -9,6 +9,7 @@
 
 #include "base/loop.h"
 #include "pages/region.h"
+#include "tracker.h"
 
 struct dirty;
 
@@ -29,6 +30,7 @@ enum vm_request {
 };
 
 struct vm;
+struct vm_asked;
 
 /** vm_answer_fn - @status: 0, the VMM's negative errno, -ECONNRESET if it is gone */
 typedef void (*vm_answer_fn)(void *arg, int status, const void *body, uint32_t len);
@@ -48,6 +50,10 @@ struct vm_watcher {
  * @sock: the VMM's connection, NULL once it is gone
  * @is_fresh: its RAM is known to be empty (incoming)
  * @is_busy: a migration, or the recovery after one, has it
+ * @kvm_fd: KVM's VM, -1 if the VMM does not give it away
+ * @peer_pid: whose socket it is, by the kernel's word
+ * @tracker: the kernel module harvests; NULL: the VMM does
+ * @pausing: a PAUSE whose answer waits for the module's last harvest
  */
 struct vm {
 	char name[VMFERRY_VMM_NAME_LEN];
@@ -66,14 +72,22 @@ struct vm {
 	struct vm_socket *sock;
 	bool is_fresh;
 	bool is_busy;
+	int kvm_fd;
+	int peer_pid;
+	enum tracker_mode tracker_mode;
+	struct tracker *tracker;
+	struct vm_asked *pausing;
+	char tracker_why[200];
+	struct loop *loop;
 	struct vm_watcher *watcher;
 	struct vm *next;
 };
 
-/** struct vm_list - all VMs; @registered is told of each new one */
+/** struct vm_list - all VMs; @registered is told of each new one; @tracker: for all of them */
 struct vm_list {
 	struct vm *first;
 	struct loop *loop;
+	enum tracker_mode tracker;
 	void (*registered)(void *owner, struct vm *vm);
 	void *owner;
 };
@@ -84,6 +98,7 @@ void vm_put(struct vm *vm);
 bool vm_is_incoming(const struct vm *vm);
 uint64_t vm_ram_size(const struct vm *vm);
 const char *vm_state_name(const struct vm *vm);
+const char *vm_tracker_why(const struct vm *vm);
 
 void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
 	    vm_answer_fn answer, void *arg);
@@ -91,6 +106,7 @@ void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len,
 int vm_socket_listen(struct vm_list *l, const char *path);
 void vm_socket_stop(struct vm_list *l);
 /* for vm_socket.c */
+void vm_gone(struct vm *vm);
 int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
 	    int *fds, struct vm **out, char *why, size_t why_len);
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,

@@ -94,6 +94,7 @@ static void disconnect(struct vm_socket *s)
 			if (o.answer)
 				o.answer(o.arg, -ECONNRESET, NULL, 0);
 		}
+		vm_gone(vm);
 		if (vm->watcher)
 			vm->watcher->lost(vm->watcher->owner);
 		vm_put(vm);
@@ -166,11 +167,19 @@ static const char *judge(struct vm_socket *s, const struct vmferry_msg *m,
 	if (!r->nr_regions || r->nr_regions > VMFERRY_MAX_REGIONS || !r->nr_vcpus ||
 	    m->len != sizeof(*r) + r->nr_regions * sizeof(struct vmferry_msg_region))
 		return "bad number of regions or vCPUs in registration";
-	if (s->nr_fds != r->nr_regions + 1)
+	if (s->nr_fds != r->nr_regions + 1 + !!(r->flags & VMFERRY_REGISTER_VM_FD))
 		return "registration without the right number of fds";
 	if (r->run_state < VMFERRY_RUN_RUNNING || r->run_state > VMFERRY_RUN_RELEASED)
 		return "bad run state in registration";
 	return NULL;
+}
+
+static int peer_pid(int sock)
+{
+	struct ucred cred = { 0 };
+	socklen_t len = sizeof(cred);
+
+	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) ? 0 : cred.pid;
 }
 
 static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
@@ -206,6 +215,9 @@ static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const
 	}
 	s->vm = vm;
 	vm->sock = s;
+	vm->loop = s->list->loop;
+	vm->tracker_mode = s->list->tracker;
+	vm->peer_pid = peer_pid(s->source.fd);
 	vm->next = s->list->first;
 	s->list->first = vm;
 	err = reply(s, m->type, m->seq, 0, NULL, 0);

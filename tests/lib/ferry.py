@@ -8,6 +8,8 @@ import json, os, shutil, signal, socket, subprocess, sys, tempfile, time
 
 TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
 OUT = os.environ.get('VMFERRY_OUT', os.path.join(TOP, 'out'))
+# Who is to harvest; the same tests run over each. Empty: what the daemon takes by itself.
+TRACKER = os.environ.get('VMFERRY_TRACKER', '')
 SLOW = float(os.environ.get('VMFERRY_SLOW', '1'))  # sanitizers: deadlines that much longer
 
 
@@ -76,7 +78,8 @@ class Daemon:
         with open(self.log, 'a') as log:
             self.proc = subprocess.Popen(
                 self.scene.wrap + [os.path.join(OUT, 'bin', 'vmferryd'), '--run-dir', self.dir, '--state-dir',
-                                   self.dir + '/state', '--listen', self.listen, '--config', '/dev/null'],
+                                   self.dir + '/state', '--listen', self.listen, '--config', '/dev/null'] +
+                (['--tracker', TRACKER] if TRACKER else []),
                 stderr=log, stdin=subprocess.DEVNULL)
         self.scene.started(self)
         wait_for(f'daemon {self.name} to be ready', self.is_ready)
@@ -251,7 +254,10 @@ def migrate(daemon, to, vm='web1', wait=120, **params):
     """Migrates and returns the final query-migrate."""
     params.setdefault('downtime-limit', 300)
     daemon.ask('migrate', vm=vm, uri=to.listen, **params)
-    return wait_for(f'the migration of {vm}', lambda: ended(daemon, vm), wait)
+    got = wait_for(f'the migration of {vm}', lambda: ended(daemon, vm), wait)
+    if TRACKER and got['status'] == 'completed':
+        expect(got['tracker'].startswith(TRACKER + '/'), f"harvested by {got['tracker']}, not by {TRACKER}")
+    return got
 
 
 def expect(true, text):

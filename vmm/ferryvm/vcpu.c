@@ -121,8 +121,14 @@ static void handle_io(struct vcpu *c)
 
 static void guest_is_broken(struct vcpu *c, const char *what)
 {
-	fprintf(stderr, "ferryvm: vm %s: vcpu %u: %s (exit reason %u); the guest cannot go on\n",
-		c->vm->opt.name, c->index, what, c->run->exit_reason);
+	struct kvm_sregs s = { 0 };
+	struct kvm_regs r = { 0 };
+
+	ioctl(c->fd, KVM_GET_REGS, &r);
+	ioctl(c->fd, KVM_GET_SREGS, &s);
+	fprintf(stderr, "ferryvm: vm %s: vcpu %u: %s (exit reason %u; rip 0x%llx cs 0x%x cr0 0x%llx cr2 0x%llx "
+		"cr3 0x%llx); the guest cannot go on\n",
+		c->vm->opt.name, c->index, what, c->run->exit_reason, r.rip, s.cs.selector, s.cr0, s.cr2, s.cr3);
 	_exit(70);
 }
 
@@ -195,7 +201,8 @@ static void *throttle_thread(void *arg)
 			struct vcpu *c = &vm->vcpus[i];
 			uint64_t dirtied = vmferry_vcpu_dirtied(vm->ferry, i);
 			/* Without rings nobody knows who writes: all are slowed. */
-			bool writes = !vm->opt.ring || dirtied - c->dirtied_before > WRITES_MANY;
+			bool writes = !vm->opt.ring || dirtied == VMFERRY_DIRTIED_UNKNOWN ||
+				      dirtied - c->dirtied_before > WRITES_MANY;
 
 			c->dirtied_before = dirtied;
 			if (!writes && vm->throttle < 99)

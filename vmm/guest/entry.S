@@ -5,8 +5,9 @@
  * Every vCPU enters here in 32-bit protected mode. The first comes from multiboot
  * (EAX = 0x2BADB002, EBX = multiboot info); ferryvm starts the others with
  * EAX = 0x46564d58 and EDI = their index. The first makes the page tables (identity,
- * 2 MiB pages, user-accessible, up to 512 GiB worth of 1 GiB slots as RAM needs),
- * the others wait for it. All then drop to CPL 3 with IOPL 3 and interrupts off: code
+ * 2 MiB pages, user-accessible, up to 512 GiB worth of 1 GiB slots as RAM needs;
+ * accessed and dirty from the start, so that no processor ever writes to them), the
+ * others wait for it. All then drop to CPL 3 with IOPL 3 and interrupts off: code
  * at CPL 3 runs at native speed even where a hypervisor without hardware help has to
  * emulate CPL 0.
  */
@@ -36,9 +37,9 @@ _start:
 	xor	%eax, %eax
 	mov	$2048, %ecx
 	rep stosl
-	movl	$(PDPT + 7), PML4
+	movl	$(PDPT + 0x27), PML4
 	mov	$PDPT, %edi
-	mov	$(PD + 7), %eax
+	mov	$(PD + 0x27), %eax
 	mov	$NR_PD, %ecx
 1:	mov	%eax, (%edi)
 	add	$8, %edi
@@ -46,7 +47,7 @@ _start:
 	loop	1b
 	mov	$PD, %edi
 	xor	%edx, %edx
-	mov	$0x87, %eax
+	mov	$0xe7, %eax
 	mov	$(NR_PD * 512), %ecx
 2:	mov	%eax, (%edi)
 	mov	%edx, 4(%edi)

@@ -77,7 +77,7 @@ int area_init(struct area *a, const struct vmferry_region *regions, unsigned int
 		.version = VMFERRY_AREA_VERSION,
 		.header_size = sizeof(*a->header),
 		.total_size = a->size,
-		.generation = 1,
+		.generation = 2,
 		.region_off = region_off,
 		.vcpu_off = vcpu_off,
 		.device_off = device_off,

@@ -14,6 +14,9 @@
  * Built with VMFERRY_REVERSED_HARVEST (a test instrument) it publishes first, and
  * tests/e2e/reversed_harvest_is_caught.py sees the guest lose a write.
  *
+ * Where the kernel module harvests in our place (kmod/harvest.c), the rings and the slots'
+ * logging are its own; only the VMM's own writes are still marked here.
+ *
  * @lock covers the rings, the staging room and the KVM calls. A harvest is run by the
  * harvest thread (adaptive period), by a vCPU whose ring is full, and by the daemon.
  */
@@ -58,6 +61,7 @@ struct harvester {
 	pthread_t thread;
 	bool thread_is_up;
 	bool quit;   /* @lock */
+	bool by_kmod; /* logging, but the module has the rings; @lock */
 	uint32_t logging; /* written under @lock, read by harvest_mark() without */
 	uint32_t fullest; /* entries of the fullest ring at the last harvest; @lock */
 };
@@ -204,7 +208,7 @@ static int harvest_locked(struct harvester *h)
 	uint64_t start = now_ns();
 	int err = 0;
 
-	if (!is_logging(h))
+	if (!is_logging(h) || h->by_kmod)
 		return 0;
 	if (h->ring_entries)
 		err = harvest_rings_locked(h);
@@ -251,7 +255,7 @@ static void *harvest_thread(void *arg)
 	while (!h->quit) {
 		struct timespec until;
 
-		if (!is_logging(h) || !h->ring_entries) {
+		if (!is_logging(h) || !h->ring_entries || h->by_kmod) {
 			pthread_cond_wait(&h->wake, &h->lock);
 			continue;
 		}
@@ -368,14 +372,20 @@ void harvester_close(struct harvester *h)
 	free(h);
 }
 
-/** harvest_start() - log from now on; what was dirty before is not reported */
-int harvest_start(struct harvester *h)
+/**
+ * harvest_start() - log from now on; what was dirty before is not reported
+ * @marks_only: the kernel module has the rings, or KVM's bitmaps
+ */
+int harvest_start(struct harvester *h, bool marks_only)
 {
 	int err = 0;
 
 	pthread_mutex_lock(&h->lock);
-	if (!is_logging(h)) {
-		for (unsigned int i = 0; i < h->nr_ram && !err; i++)
+	if (is_logging(h)) {
+		err = marks_only == h->by_kmod ? 0 : -EBUSY;
+	} else {
+		h->by_kmod = marks_only;
+		for (unsigned int i = 0; i < h->nr_ram && !err && !marks_only; i++)
 			err = set_slot_logging(h, i, true);
 		/* Pairs with the read in harvest_mark(): who read 0 there wrote before this. */
 		__atomic_exchange_n(&h->logging, !err, __ATOMIC_SEQ_CST);
@@ -393,18 +403,32 @@ int harvest_stop(struct harvester *h)
 
 	pthread_mutex_lock(&h->lock);
 	if (is_logging(h)) {
-		for (unsigned int i = 0; i < h->nr_ram; i++) {
+		for (unsigned int i = 0; i < h->nr_ram && !h->by_kmod; i++) {
 			int e = set_slot_logging(h, i, false);
 
 			err = err ? err : e;
 		}
-		if (h->ring_entries && collect_rings_locked(h))
+		for (unsigned int i = 0; i < h->nr_vcpus && h->ring_entries && h->by_kmod; i++)
+			ring_lose(&h->rings[i]);
+		if (h->ring_entries && !h->by_kmod && collect_rings_locked(h))
 			reset_rings_locked(h);
+		h->by_kmod = false;
 		__atomic_store_n(&h->logging, 0, __ATOMIC_SEQ_CST);
 		area_set_flag(h->area, VMFERRY_AREA_LOGGING, 0);
 	}
 	pthread_mutex_unlock(&h->lock);
 	return err;
+}
+
+/** harvest_is_by_kmod() - has the kernel module the rings now? */
+bool harvest_is_by_kmod(struct harvester *h)
+{
+	bool is;
+
+	pthread_mutex_lock(&h->lock);
+	is = h->by_kmod;
+	pthread_mutex_unlock(&h->lock);
+	return is;
 }
 
 /**

@@ -133,7 +133,13 @@ int vmferry_ring_full(struct vmferry *v, unsigned int vcpu);
 /** vmferry_add_throttled() - account @ns that vCPU @vcpu slept for throttling */
 void vmferry_add_throttled(struct vmferry *v, unsigned int vcpu, uint64_t ns);
 
-/** vmferry_vcpu_dirtied() - ring entries harvested from @vcpu so far, for choosing whom to throttle */
+/* The kernel module harvests: which vCPU wrote is not known here. */
+#define VMFERRY_DIRTIED_UNKNOWN UINT64_MAX
+
+/**
+ * vmferry_vcpu_dirtied() - ring entries harvested from @vcpu so far, for choosing whom to throttle
+ * Return: the number, or VMFERRY_DIRTIED_UNKNOWN: take every vCPU for one that writes
+ */
 uint64_t vmferry_vcpu_dirtied(struct vmferry *v, unsigned int vcpu);
 
 #ifdef __cplusplus

@@ -37,6 +37,38 @@ void ring_fini(struct ring *r)
 	r->gfns = NULL;
 }
 
+static bool is_dirty(const struct ring *r, uint32_t i)
+{
+	/* Pairs with KVM's release in kvm_dirty_gfn_set_dirtied(): slot and offset are valid. */
+	uint32_t flags = __atomic_load_n(&r->gfns[i & (r->entries - 1)].flags, __ATOMIC_ACQUIRE);
+
+	return flags & KVM_DIRTY_GFN_F_DIRTY && !(flags & KVM_DIRTY_GFN_F_RESET);
+}
+
+/** ring_lose() - the kernel module collected for a while: our place in the ring is unknown */
+void ring_lose(struct ring *r)
+{
+	r->is_lost = true;
+}
+
+/*
+ * Dirty entries are one run, and KVM keeps some room before it: the entry before the run's
+ * first is not dirty. KVM sets them in order, so one seen dirty has those before it dirty.
+ */
+static void find_place(struct ring *r)
+{
+	uint32_t i, steps;
+
+	for (i = 0; i < r->entries && !is_dirty(r, i); i++)
+		;
+	if (i == r->entries)
+		return; /* none yet */
+	for (steps = 0; steps < r->entries && is_dirty(r, i - 1); steps++)
+		i--;
+	r->next = i;
+	r->is_lost = false;
+}
+
 /**
  * ring_collect() - copy out the dirty entries and hand them back to KVM for reset
  * @to: room for @max entries
@@ -46,13 +78,11 @@ uint32_t ring_collect(struct ring *r, struct ring_entry *to, uint32_t max)
 {
 	uint32_t n = 0;
 
-	while (n < max) {
+	if (r->is_lost)
+		find_place(r);
+	while (n < max && is_dirty(r, r->next)) {
 		struct kvm_dirty_gfn *gfn = &r->gfns[r->next & (r->entries - 1)];
-		/* Pairs with KVM's release in kvm_dirty_gfn_set_dirtied(): slot and offset are valid. */
-		uint32_t flags = __atomic_load_n(&gfn->flags, __ATOMIC_ACQUIRE);
 
-		if (!(flags & KVM_DIRTY_GFN_F_DIRTY) || (flags & KVM_DIRTY_GFN_F_RESET))
-			break;
 		to[n].slot = gfn->slot;
 		to[n].page = gfn->offset;
 		n++;

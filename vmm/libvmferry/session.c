@@ -164,13 +164,13 @@ static int greet_and_register(struct vmferry *v)
 	if (err)
 		return err;
 	v->reg.run_state = v->run_state;
-	v->reg.flags = v->is_fresh ? VMFERRY_REGISTER_FRESH : 0;
+	v->reg.flags = VMFERRY_REGISTER_VM_FD | (v->is_fresh ? VMFERRY_REGISTER_FRESH : 0);
 	v->is_fresh = false; /* from here on the daemon may write to RAM */
 	memcpy(body, &v->reg, sizeof(v->reg));
 	memcpy(body + sizeof(v->reg), v->regions, regions_len);
 	msg = (struct vmferry_msg){ .type = VMFERRY_MSG_REGISTER,
 				    .len = (uint32_t)(sizeof(v->reg) + regions_len) };
-	err = send_msg(v->sock, &msg, body, v->fds, v->cfg.nr_ram + 1);
+	err = send_msg(v->sock, &msg, body, v->fds, v->cfg.nr_ram + 2);
 	if (!err)
 		err = recv_exact(v, &msg, sizeof(msg), NULL);
 	return err ? err : msg.status;
@@ -198,6 +198,13 @@ static void disconnect(struct vmferry *v)
 	v->sock = -1;
 	harvest_stop(v->harvester);
 	v->cfg.ops->set_throttle(v->cfg.vmm, 0);
+}
+
+static int do_start_log(struct vmferry *v, const struct vmferry_msg_start_log *in)
+{
+	if (in->flags & ~VMFERRY_LOG_MARKS_ONLY || in->reserved)
+		return -EOPNOTSUPP;
+	return harvest_start(v->harvester, in->flags & VMFERRY_LOG_MARKS_ONLY);
 }
 
 static int do_pause(struct vmferry *v, struct vmferry_msg_paused *out)
@@ -288,7 +295,9 @@ static int carry_out(struct vmferry *v, const struct vmferry_msg *msg, const voi
 	*ans_len = 0;
 	switch (msg->type) {
 	case VMFERRY_MSG_START_LOG:
-		return harvest_start(v->harvester);
+		if (msg->len != sizeof(struct vmferry_msg_start_log))
+			return -EPROTO;
+		return do_start_log(v, body);
 	case VMFERRY_MSG_STOP_LOG:
 		return harvest_stop(v->harvester);
 	case VMFERRY_MSG_HARVEST:
@@ -392,7 +401,7 @@ static int describe(struct vmferry *v)
 	    cfg->nr_vcpus > VMFERRY_MAX_VCPUS || strlen(cfg->name) >= VMFERRY_VMM_NAME_LEN)
 		return -EINVAL;
 	v->regions = calloc(cfg->nr_ram, sizeof(*v->regions));
-	v->fds = calloc(cfg->nr_ram + 1, sizeof(*v->fds));
+	v->fds = calloc(cfg->nr_ram + 2, sizeof(*v->fds));
 	if (!v->regions || !v->fds)
 		return -ENOMEM;
 	for (unsigned int i = 0; i < cfg->nr_ram; i++) {
@@ -415,6 +424,7 @@ static int describe(struct vmferry *v)
 		v->area.vcpus[i].id = i;
 	v->area.header->nr_devices = 0;
 	v->fds[0] = v->area.fd;
+	v->fds[cfg->nr_ram + 1] = cfg->vm_fd;
 	strcpy(v->reg.name, cfg->name);
 	if (cfg->uuid)
 		memcpy(v->reg.uuid, cfg->uuid, 16);

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The kernel module as the harvester of one VM: attached to, started, asked, let go.
+ *
+ * Theory of operation
+ *
+ *   loop: request -> queue -> thread: open, ATTACH, START or HARVEST -> done queue -> loop: answer
+ *
+ * The module's requests wait for KVM, and so for the VMM: one that hangs in a KVM ioctl
+ * must not hang the loop. So a thread asks, one request after the other, and one that is
+ * not answered in time is answered with -ETIMEDOUT. The thread is never waited for: who
+ * closes the tracker leaves it to the thread to stop logging, close the attachment and
+ * free what both use.
+ *
+ * @lock covers all fields that both sides use.
+ */
+#include "tracker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+#include <vmferry.h>
+
+#include "base/cleanup.h"
+#include "base/deadline.h"
+
+#define DEVICE "/dev/vmferry"
+#define MAX_REQUESTS 8
+#define PATIENCE_NS (10 * NS_PER_S)
+
+enum what { START, HARVEST, HARVEST_FINAL };
+
+struct request {
+	enum what what;
+	tracker_fn done;
+	void *arg;
+	int err;
+};
+
+/*
+ * @first: the oldest request; those before @nr_done are done, the others are not
+ * @fd: the attachment; the thread's until START is answered
+ * @is_closed: the loop's side is gone
+ */
+struct tracker {
+	pthread_mutex_t lock;
+	pthread_cond_t wake;
+	struct request queue[MAX_REQUESTS];
+	unsigned int first, nr_done, nr;
+	bool is_closed;
+	unsigned int refs;
+
+	int vm_fd, pid, fd;
+	char why[160]; /* of the last failure; written before it is answered */
+
+	/* the loop's */
+	struct loop_event event;
+	struct loop_timer patience;
+	bool has_hung;
+};
+
+static void put(struct tracker *t)
+{
+	bool last;
+
+	pthread_mutex_lock(&t->lock);
+	last = !--t->refs;
+	pthread_mutex_unlock(&t->lock);
+	if (!last)
+		return;
+	if (t->fd >= 0)
+		close(t->fd);
+	close(t->vm_fd);
+	pthread_cond_destroy(&t->wake);
+	pthread_mutex_destroy(&t->lock);
+	free(t);
+}
+
+/* ---- the thread ---- */
+
+static int explain(struct tracker *t, int err, const char *text)
+{
+	snprintf(t->why, sizeof(t->why), "%s", text);
+	return err;
+}
+
+static int attach(struct tracker *t)
+{
+	struct vmferry_attach req = { .size = sizeof(req),
+				      .flags = VMFERRY_ATTACH_OWN_RING,
+				      .vm_fd = t->vm_fd };
+	CLEANUP_CLOSE int dev = open(DEVICE, O_RDWR | O_CLOEXEC);
+	CLEANUP_CLOSE int mem = -1;
+	char text[160];
+	int err = errno;
+
+	if (dev < 0) {
+		snprintf(text, sizeof(text), err == ENOENT ?
+			 DEVICE " is not there: the module is not loaded (modprobe vmferry)" :
+			 "cannot open " DEVICE ": %s", strerror(err));
+		return explain(t, -err, text);
+	}
+	snprintf(text, sizeof(text), "/proc/%d/mem", t->pid);
+	mem = open(text, O_RDONLY | O_CLOEXEC);
+	if (mem < 0) {
+		err = errno;
+		snprintf(text, sizeof(text), "cannot open /proc/%d/mem, which shows the right to trace the VMM: %s",
+			 t->pid, strerror(err));
+		return explain(t, -err, text);
+	}
+	req.mem_fd = mem;
+	t->fd = ioctl(dev, VMFERRY_ATTACH, &req);
+	if (t->fd >= 0)
+		return 0;
+	err = errno;
+	snprintf(text, sizeof(text), err == EPERM ? "process %d is not the VMM that made this VM" :
+		 err == EBUSY ? "somebody else has attached to its dirty rings (its VMM is process %d)" :
+		 err == ESRCH ? "its VMM (process %d) has exited" :
+		 err == ENODEV ? "this kernel shows no pushes to dirty rings; module and KVM do not fit (VMM: process %d)" :
+		 "the module cannot attach to its VMM, process %d", t->pid);
+	return explain(t, -err, text);
+}
+
+static int harvest(struct tracker *t, uint32_t flags)
+{
+	struct vmferry_harvest h = { .size = sizeof(h), .flags = flags };
+
+	if (!ioctl(t->fd, VMFERRY_HARVEST, &h))
+		return 0;
+	return explain(t, -errno, errno == EIO ? "the module may have missed writes" :
+					"the module cannot harvest");
+}
+
+static int carry_out(struct tracker *t, enum what what)
+{
+	int err;
+
+	switch (what) {
+	case START:
+		err = attach(t);
+		if (!err && ioctl(t->fd, VMFERRY_START, 0)) {
+			err = -errno;
+			explain(t, err, "the module cannot turn dirty logging on");
+		}
+		return err;
+	case HARVEST:
+		return harvest(t, 0);
+	case HARVEST_FINAL:
+		return harvest(t, VMFERRY_HARVEST_FINAL);
+	}
+	return -EINVAL;
+}
+
+static void *tracker_thread(void *arg)
+{
+	struct tracker *t = arg;
+
+	pthread_mutex_lock(&t->lock);
+	while (!t->is_closed) {
+		enum what what;
+		int err;
+
+		if (t->nr_done == t->nr) {
+			pthread_cond_wait(&t->wake, &t->lock);
+			continue;
+		}
+		what = t->queue[(t->first + t->nr_done) % MAX_REQUESTS].what;
+		pthread_mutex_unlock(&t->lock);
+		err = carry_out(t, what);
+		pthread_mutex_lock(&t->lock);
+		if (t->is_closed)
+			break;
+		t->queue[(t->first + t->nr_done) % MAX_REQUESTS].err = err;
+		t->nr_done++;
+		loop_event_raise(&t->event);
+	}
+	pthread_mutex_unlock(&t->lock);
+	/* The area is not mapped any more: our fd is the last, and closing it waits, here. */
+	if (t->fd >= 0)
+		ioctl(t->fd, VMFERRY_STOP, 0);
+	put(t);
+	return NULL;
+}
+
+/* ---- the loop ---- */
+
+static void on_done(void *owner)
+{
+	struct tracker *t = owner;
+	struct request r;
+
+	pthread_mutex_lock(&t->lock);
+	t->refs++;
+	while (!t->is_closed && t->nr_done) {
+		r = t->queue[t->first];
+		t->first = (t->first + 1) % MAX_REQUESTS;
+		t->nr--;
+		if (--t->nr_done < t->nr)
+			loop_timer_at(&t->patience, now_ns() + PATIENCE_NS);
+		else if (!t->nr)
+			loop_timer_stop(&t->patience);
+		pthread_mutex_unlock(&t->lock);
+		r.done(r.arg, r.err);
+		pthread_mutex_lock(&t->lock);
+	}
+	pthread_mutex_unlock(&t->lock);
+	put(t);
+}
+
+static void answer_all(struct tracker *t, int err)
+{
+	pthread_mutex_lock(&t->lock);
+	while (t->nr) {
+		struct request r = t->queue[t->first];
+
+		t->first = (t->first + 1) % MAX_REQUESTS;
+		t->nr--;
+		t->nr_done = 0; /* the thread does not look any more: is_closed */
+		pthread_mutex_unlock(&t->lock);
+		r.done(r.arg, err);
+		pthread_mutex_lock(&t->lock);
+	}
+	pthread_mutex_unlock(&t->lock);
+}
+
+static void lost_patience(void *owner)
+{
+	struct tracker *t = owner;
+
+	pthread_mutex_lock(&t->lock);
+	t->has_hung = true;
+	t->is_closed = true; /* for the thread: whenever it comes back it ends */
+	t->refs++;
+	pthread_mutex_unlock(&t->lock);
+	answer_all(t, -ETIMEDOUT);
+	put(t);
+}
+
+/**
+ * tracker_open() - nothing is asked of the module yet
+ * @vm_fd: KVM VM, duplicated
+ * @pid: its VMM
+ */
+int tracker_open(struct loop *loop, int vm_fd, int pid, struct tracker **out)
+{
+	struct tracker *t = calloc(1, sizeof(*t));
+	pthread_attr_t detached;
+	pthread_t thread;
+	int err;
+
+	if (!t)
+		return -ENOMEM;
+	t->fd = t->event.source.fd = t->patience.source.fd = -1;
+	t->pid = pid;
+	t->refs = 2; /* the loop's and the thread's */
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->wake, NULL);
+	t->vm_fd = fcntl(vm_fd, F_DUPFD_CLOEXEC, 0);
+	err = t->vm_fd < 0 ? -errno : loop_event_init(&t->event, loop, on_done, t);
+	if (!err)
+		err = loop_timer_init(&t->patience, loop, lost_patience, t);
+	if (!err) {
+		pthread_attr_init(&detached);
+		pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+		err = -pthread_create(&thread, &detached, tracker_thread, t);
+		pthread_attr_destroy(&detached);
+	}
+	if (err) {
+		loop_timer_fini(&t->patience);
+		loop_event_fini(&t->event);
+		t->refs = 1;
+		put(t);
+		return err;
+	}
+	*out = t;
+	return 0;
+}
+
+/**
+ * tracker_close() - stop logging, in the background; NULL is fine
+ * What is owed is answered with -ECANCELED. The area must not be mapped any more.
+ */
+void tracker_close(struct tracker *t)
+{
+	if (!t)
+		return;
+	pthread_mutex_lock(&t->lock);
+	t->is_closed = true;
+	pthread_cond_signal(&t->wake);
+	pthread_mutex_unlock(&t->lock);
+	answer_all(t, -ECANCELED);
+	loop_timer_fini(&t->patience);
+	loop_event_fini(&t->event);
+	put(t);
+}
+
+static void ask(struct tracker *t, enum what what, tracker_fn done, void *arg)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&t->lock);
+	if (t->is_closed) {
+		err = -ETIMEDOUT;
+	} else if (t->nr == MAX_REQUESTS) {
+		err = -EBUSY;
+	} else {
+		t->queue[(t->first + t->nr) % MAX_REQUESTS] =
+			(struct request){ .what = what, .done = done, .arg = arg };
+		if (!t->nr++)
+			loop_timer_at(&t->patience, now_ns() + PATIENCE_NS);
+		pthread_cond_signal(&t->wake);
+	}
+	pthread_mutex_unlock(&t->lock);
+	if (err)
+		done(arg, err);
+}
+
+/** tracker_start() - attach and log from now on; once, and first */
+void tracker_start(struct tracker *t, tracker_fn done, void *arg)
+{
+	ask(t, START, done, arg);
+}
+
+/** tracker_harvest() - publish what is dirty; @final: the vCPUs stand still, publish all */
+void tracker_harvest(struct tracker *t, bool final, tracker_fn done, void *arg)
+{
+	ask(t, final ? HARVEST_FINAL : HARVEST, done, arg);
+}
+
+/** tracker_fd() - the attachment, once tracker_start() was answered with 0 */
+int tracker_fd(const struct tracker *t)
+{
+	return t->fd;
+}
+
+/** tracker_why() - what failed last, in words; for the answer's callback */
+const char *tracker_why(const struct tracker *t)
+{
+	return t->has_hung ? "the module did not answer within 10 s" : t->why;
+}
