@@ -4,7 +4,7 @@
 The archive's address is the one this machine's own apt uses. Nothing on the machine is
 changed: apt gets a state directory of its own, and modules are built in chroots of
 the suite that each kernel was made for, with that suite's compiler."""
-import fcntl, glob, hashlib, os, re, shutil, subprocess, sys
+import fcntl, glob, hashlib, os, re, shutil, subprocess, sys, tempfile
 
 CACHE = os.environ.get('VMFERRY_CACHE') or os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'vmferry')
 KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
@@ -195,6 +195,44 @@ def source(series):
             shutil.rmtree(f'{to}/usr')
             open(to + '/.complete', 'w').close()
     return to
+
+
+# For building a whole kernel in a room.
+KERNEL_PACKAGES = ['flex', 'bison', 'bc', 'libelf-dev', 'libssl-dev', 'xz-utils', 'kmod', 'cpio']
+DEBUG_SERIES = '6.12'
+DEBUG_CONFIG = os.path.join(os.path.dirname(os.path.realpath(__file__)), 'debug.config')
+
+
+def debug_kernel():
+    """Builds Debian's source with debug.config, once: (room, tree in it, release, vmlinuz, modules folder)."""
+    path, _ = room(DEBUG_SERIES)
+    with open(DEBUG_CONFIG, 'rb') as f:
+        mark = hashlib.sha256(f.read()).hexdigest()[:12]
+    with lock():
+        version = show(f'linux-headers-{newest(DEBUG_SERIES)}')['Version']
+        tree = f'/usr/src/vmferry-debug-{version.replace("~", "-")}-{mark}'
+        at = path + tree
+        env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C', 'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
+        env.pop('APT_CONFIG', None)
+        if not os.path.exists(at + '/.complete'):
+            shutil.rmtree(at, ignore_errors=True)
+            os.makedirs(at)
+            in_room(path, ['apt-get', '-q', 'update'], env)
+            in_room(path, ['apt-get', '-qy', '--no-install-recommends', 'install', *KERNEL_PACKAGES], env)
+            with tempfile.TemporaryDirectory() as to:
+                unpack(download(f'linux-source-{DEBUG_SERIES}', version), to)
+                run(['tar', '-C', at, '-xf', glob.glob(f'{to}/usr/src/linux-source-*.tar.xz')[0], '--strip-components=1'])
+            shutil.copy(DEBUG_CONFIG, at + '/vmferry.config')
+            make = ['make', '-C', tree, f'-j{os.cpu_count()}', 'KBUILD_BUILD_TIMESTAMP=']
+            in_room(path, make + ['tinyconfig'], env)
+            in_room(path, [f'{tree}/scripts/kconfig/merge_config.sh', '-m', '-O', tree, f'{tree}/.config', f'{tree}/vmferry.config'], env)
+            in_room(path, make + ['olddefconfig'], env)
+            say(f'building a debug kernel {version}: some 15 minutes, once')
+            in_room(path, make + ['bzImage', 'modules'], env)
+            in_room(path, make + ['INSTALL_MOD_PATH=' + tree + '/installed', 'modules_install'], env)
+            open(at + '/.complete', 'w').close()
+    release = read(f'{at}/include/config/kernel.release').strip()
+    return path, tree, release, f'{at}/arch/x86/boot/bzImage', f'{at}/installed/lib/modules/{release}'
 
 
 def busybox():
