@@ -74,6 +74,8 @@ int area_init(struct area *a)
 
 void area_fini(struct area *a)
 {
+	for (unsigned int i = 0; i < VMFERRY_MAX_REGIONS; i++)
+		vfree(a->region[i].heated);
 	while (a->nr_chunks)
 		vfree(a->chunks[--a->nr_chunks].mem);
 }
@@ -112,21 +114,28 @@ int area_add_region(struct area *a, u32 slot, u64 gpa, u64 nr_pages)
 	struct area_region *r;
 	struct area_chunk *c;
 	unsigned int i;
+	u8 *heated;
 
 	for (i = 0; i < VMFERRY_MAX_REGIONS && a->region[i].used; i++)
 		;
 	if (i == VMFERRY_MAX_REGIONS)
 		return -ENOSPC;
+	heated = vzalloc(heat);
+	if (!heated)
+		return -ENOMEM;
 	mutex_lock(&a->lock);
 	c = find_chunk(a, PAGE_ALIGN(words * 8) + PAGE_ALIGN(summary * 8) + heat);
 	mutex_unlock(&a->lock);
-	if (!c)
+	if (!c) {
+		vfree(heated);
 		return -ENOMEM;
+	}
 	r = &a->region[i];
 	*r = (struct area_region){
 		.used = true,
 		.nr_pages = nr_pages,
 		.nr_heat = heat,
+		.heated = heated,
 		.bitmap = c->mem,
 		.summary = c->mem + PAGE_ALIGN(words * 8),
 		.heat = c->mem + PAGE_ALIGN(words * 8) + PAGE_ALIGN(summary * 8),
@@ -149,6 +158,8 @@ int area_add_region(struct area *a, u32 slot, u64 gpa, u64 nr_pages)
 void area_remove_region(struct area *a, unsigned int region)
 {
 	a->region[region].used = false;
+	vfree(a->region[region].heated);
+	a->region[region].heated = NULL;
 }
 
 /** area_changed() - write the tables anew; the generation is odd meanwhile */
@@ -205,14 +216,26 @@ void area_publish_all(struct area *a, unsigned int region)
 		area_publish(a, region, nr / 64, (1ULL << (nr % 64)) - 1);
 }
 
-/** area_heat() - a harvest found pages of @word dirty; the counter stays at its most */
+/** area_begin_harvest() - heat grows by one at most until the next */
+void area_begin_harvest(struct area *a)
+{
+	if (!++a->harvest)
+		a->harvest = 1;
+}
+
+/** area_heat() - this harvest found pages of @word dirty; the counter stays at its most */
 void area_heat(struct area *a, unsigned int region, u64 word)
 {
-	u8 *h = &a->region[region].heat[word >> (HEAT_SHIFT - 6)];
-	u8 old = READ_ONCE(*h);
+	struct area_region *r = &a->region[region];
+	u64 at = word >> (HEAT_SHIFT - 6);
+	u8 old;
 
+	if (r->heated[at] == a->harvest)
+		return;
+	r->heated[at] = a->harvest;
+	old = READ_ONCE(r->heat[at]);
 	if (old < U8_MAX)
-		WRITE_ONCE(*h, old + 1);
+		WRITE_ONCE(r->heat[at], old + 1);
 }
 
 /** area_cool() - half of all heat */
@@ -230,10 +253,10 @@ void area_set_flags(struct area *a, u64 set, u64 clear)
 	smp_store_release(&a->header->flags, a->flags);
 }
 
-void area_set_nr(struct area *a, unsigned int nr_vcpus, unsigned int nr_devices)
+void area_set_nr_vcpus(struct area *a, unsigned int nr)
 {
-	WRITE_ONCE(a->header->nr_vcpus, nr_vcpus);
-	WRITE_ONCE(a->header->nr_devices, nr_devices);
+	/* Pairs with the reader's acquire: who sees the number sees the entries. */
+	smp_store_release(&a->header->nr_vcpus, nr);
 }
 
 /** area_copy_counters() - ours to the header, for the consumer */

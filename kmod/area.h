@@ -20,6 +20,7 @@ struct area_chunk {
 /**
  * struct area_region - the module's own record of a region: the shared one is not believed
  * @bitmap, @summary, @heat: in the shared area
+ * @heated: by 2 MiB, the harvest that last added to the heat
  */
 struct area_region {
 	bool used;
@@ -28,6 +29,7 @@ struct area_region {
 	unsigned long *bitmap;
 	unsigned long *summary;
 	u8 *heat;
+	u8 *heated;
 	u64 nr_heat;
 };
 
@@ -51,6 +53,7 @@ struct area {
 	unsigned int nr_regions;
 	u64 generation;
 	u64 flags;
+	u8 harvest; /* of this one; never 0 */
 	atomic64_t harvests, harvested, published, ring_full, harvest_ns;
 };
 
@@ -61,10 +64,11 @@ void area_remove_region(struct area *a, unsigned int region);
 void area_changed(struct area *a);
 u32 area_publish(struct area *a, unsigned int region, u64 word, u64 bits);
 void area_publish_all(struct area *a, unsigned int region);
+void area_begin_harvest(struct area *a);
 void area_heat(struct area *a, unsigned int region, u64 word);
 void area_cool(struct area *a);
 void area_set_flags(struct area *a, u64 set, u64 clear);
-void area_set_nr(struct area *a, unsigned int nr_vcpus, unsigned int nr_devices);
+void area_set_nr_vcpus(struct area *a, unsigned int nr);
 void area_copy_counters(struct area *a);
 int area_mmap(struct area *a, struct vm_area_struct *vma);
 

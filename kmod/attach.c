@@ -248,6 +248,7 @@ static void harvest_by_itself(struct attachment *a)
 		a->period_us = harvest_next_period(a);
 	if (now - a->cooled_ns > NSEC_PER_SEC) {
 		area_cool(&a->area);
+		vcpus_rate(&a->vcpus, now);
 		a->cooled_ns = now;
 	}
 	if (a->vm_file && vfio_sizes_are_due(a, now))
@@ -327,6 +328,7 @@ static void free_attachment(struct attachment *a)
 	if (a->eventfd)
 		eventfd_ctx_put(a->eventfd);
 	ring_cursors_fini(&a->rings);
+	vcpus_fini(&a->vcpus);
 	area_fini(&a->area);
 	kfree(a);
 }
@@ -416,6 +418,8 @@ static struct attachment *make(const struct vmferry_attach *req, struct file *vm
 	a->own_ring = req->flags & VMFERRY_ATTACH_OWN_RING;
 	a->vm_file = get_file(vm_file);
 	*err = area_init(&a->area);
+	if (!*err)
+		*err = vcpus_init(&a->vcpus);
 	if (*err)
 		goto out_free;
 	watch_start(&a->watch, a);

@@ -12,6 +12,7 @@
 #include "area.h"
 #include "memslots.h"
 #include "ring.h"
+#include "vcpus.h"
 #include "vfio_sizes.h"
 #include "watch.h"
 
@@ -55,6 +56,7 @@ struct attachment {
 	struct memslots slots;
 	struct ring_cursors rings;
 	struct watch watch;
+	struct vcpus vcpus;
 	struct vfio_sizes vfio;
 
 	struct task_struct *thread;

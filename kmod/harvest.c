@@ -26,7 +26,7 @@
 #include "attach.h"
 #include "trace.h"
 
-static bool debug_publish_early;
+bool debug_publish_early;
 module_param_unsafe(debug_publish_early, bool, 0600);
 MODULE_PARM_DESC(debug_publish_early, "Test instrument: publish before the reset, which loses writes of the guest");
 
@@ -72,9 +72,7 @@ static u32 collect(struct attachment *a)
 
 		if (ring_is_shared(ring, a->rings.next[i]))
 			attach_break(a);
-		if (i < VMFERRY_MAX_VCPUS)
-			WRITE_ONCE(a->area.vcpus[i].dirtied,
-				   READ_ONCE(a->area.vcpus[i].dirtied) + got);
+		vcpus_dirtied(&a->vcpus, i, got);
 		n += got;
 	}
 	return n;
@@ -203,8 +201,10 @@ int harvest_run(struct attachment *a, bool final)
 {
 	u64 start = ktime_get_ns();
 	u32 fresh = 0;
-	int err = follow_slots(a);
+	int err;
 
+	area_begin_harvest(&a->area);
+	err = follow_slots(a);
 	if (!err && !a->has_rings)
 		err = harvest_logs(a, &fresh);
 	else if (!err && a->own_ring)
@@ -216,6 +216,7 @@ int harvest_run(struct attachment *a, bool final)
 	atomic64_inc(&a->area.harvests);
 	atomic64_set(&a->area.ring_full, atomic64_read(&a->watch.ring_full));
 	atomic64_add(ktime_get_ns() - start, &a->area.harvest_ns);
+	vcpus_publish(&a->vcpus, a->kvm, &a->area);
 	area_copy_counters(&a->area);
 	attach_published(a, fresh);
 	return a->broken ? -EIO : 0;
@@ -252,8 +253,7 @@ int harvest_start(struct attachment *a)
 		return err;
 	}
 	a->logging = true;
-	area_set_nr(&a->area, min(atomic_read(&a->kvm->online_vcpus), VMFERRY_MAX_VCPUS),
-		    a->vfio.nr);
+	vcpus_publish(&a->vcpus, a->kvm, &a->area);
 	area_set_flags(&a->area, VMFERRY_AREA_LOGGING, 0);
 	return 0;
 }
@@ -263,12 +263,16 @@ void harvest_stop(struct attachment *a)
 {
 	if (!a->logging)
 		return;
+	/*
+	 * First no more entries come, then what is there is handed back: a ring left full
+	 * would keep its vCPU out of the guest, and nobody would come to empty it.
+	 */
+	memslots_restore(a);
 	if (a->has_rings && a->own_ring)
 		while (collect(a) && !reset_rings(a))
 			;
 	else if (a->has_rings)
 		watch_end(&a->watch);
-	memslots_restore(a);
 	a->logging = false;
 	area_set_flags(&a->area, 0, VMFERRY_AREA_LOGGING);
 }

@@ -6,6 +6,9 @@
 
 struct attachment;
 
+/* Test instrument: publish before the reset. */
+extern bool debug_publish_early;
+
 int harvest_start(struct attachment *a);
 void harvest_stop(struct attachment *a);
 int harvest_run(struct attachment *a, bool final);

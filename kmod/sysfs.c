@@ -103,20 +103,25 @@ static struct attach_attribute ns_per_page_attr = {
 	.show = ns_per_page_show,
 };
 
-/* One line a vCPU: entries harvested from its ring so far. */
-static ssize_t vcpu_dirtied_show(struct attachment *a, char *to)
-{
-	ssize_t n = 0;
+/* One line a vCPU; what does not fit into a page is left out. */
+#define VCPU_FIGURE(name_, field)                                               \
+	static ssize_t name_##_show(struct attachment *a, char *to)             \
+	{                                                                       \
+		ssize_t n = 0;                                                  \
+										\
+		for (unsigned int i = 0; i < READ_ONCE(a->vcpus.nr); i++)       \
+			n += sysfs_emit_at(to, n, "%u %llu\n", i,               \
+					   READ_ONCE(a->vcpus.count[i].field)); \
+		return n;                                                       \
+	}                                                                       \
+	static struct attach_attribute name_##_attr = {                         \
+		.attr = { .name = #name_, .mode = 0444 },                       \
+		.show = name_##_show,                                           \
+	}
 
-	for (unsigned int i = 0; i < a->area.header->nr_vcpus && i < VMFERRY_MAX_VCPUS; i++)
-		n += sysfs_emit_at(to, n, "%u %llu\n", i, READ_ONCE(a->area.vcpus[i].dirtied));
-	return n;
-}
-
-static struct attach_attribute vcpu_dirtied_attr = {
-	.attr = { .name = "vcpu_dirtied", .mode = 0444 },
-	.show = vcpu_dirtied_show,
-};
+VCPU_FIGURE(vcpu_dirtied, dirtied);
+VCPU_FIGURE(vcpu_dirty_rate, rate);
+VCPU_FIGURE(vcpu_ring_full_exits, ring_full);
 
 static struct attribute *attach_attrs[] = {
 	&period_min_us_attr.attr,
@@ -135,6 +140,8 @@ static struct attribute *attach_attrs[] = {
 	&period_us_attr.attr,
 	&ns_per_page_attr.attr,
 	&vcpu_dirtied_attr.attr,
+	&vcpu_dirty_rate_attr.attr,
+	&vcpu_ring_full_exits_attr.attr,
 	NULL,
 };
 ATTRIBUTE_GROUPS(attach);
@@ -169,7 +176,8 @@ void sysfs_add(struct attachment *a)
 /** sysfs_remove() - nobody reads or writes its files any more when it returns */
 void sysfs_remove(struct attachment *a)
 {
-	kobject_del(&a->kobj);
+	if (a->kobj.state_in_sysfs) /* else adding it failed */
+		kobject_del(&a->kobj);
 	kobject_put(&a->kobj);
 	wait_for_completion(&a->kobj_gone);
 }

@@ -40,6 +40,7 @@
 
 #include "attach.h"
 #include "compat.h"
+#include "harvest.h"
 
 static DEFINE_HASHTABLE(watched, 6);
 static DEFINE_MUTEX(watched_lock);
@@ -79,8 +80,10 @@ static void on_push(void *unused, struct kvm_dirty_ring *ring, u32 slot, u64 off
 	hash_for_each_possible_rcu(watched, w, node, (unsigned long)vcpu->kvm) {
 		if (w->a->kvm != vcpu->kvm)
 			continue;
-		if (READ_ONCE(w->records))
+		if (READ_ONCE(w->records)) {
 			note_push(w, slot, offset);
+			vcpus_dirtied(&w->a->vcpus, vcpu->vcpu_idx, 1);
+		}
 		if (ring_used(ring) == ring->size / 2)
 			attach_kick(w->a);
 	}
@@ -96,6 +99,7 @@ static void on_full(void *unused, struct kvm_vcpu *vcpu)
 		if (w->a->kvm != vcpu->kvm)
 			continue;
 		atomic64_inc(&w->ring_full);
+		vcpus_ring_full(&w->a->vcpus, vcpu->vcpu_idx);
 		attach_kick(w->a);
 	}
 	rcu_read_unlock();
@@ -530,7 +534,7 @@ u32 watch_advance(struct watch *w)
 {
 	u32 n = 0;
 
-	if (w->has_waiting && resets_are_over(w)) {
+	if (w->has_waiting && (resets_are_over(w) || READ_ONCE(debug_publish_early))) {
 		n = publish_all(w, false);
 		w->has_waiting = false;
 		w->nr_waiting = 0;
@@ -555,6 +559,8 @@ u32 watch_publish_tail(struct watch *w)
 			w->nr_waiting += move_pushed(w->region[r]);
 	if (!w->nr_waiting)
 		return 0;
+	if (READ_ONCE(debug_publish_early))
+		return publish_all(w, false);
 	w->has_waiting = true;
 	if (note_until(w))
 		attach_break(w->a);

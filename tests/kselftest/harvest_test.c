@@ -98,6 +98,14 @@ TEST_F(harvest, the_copy_ends_up_right)
 	EXPECT_LT(SIZE / VM_PAGE, self->c.taken);
 	EXPECT_FALSE(h->flags & VMFERRY_AREA_BROKEN);
 	EXPECT_EQ(!!variant->ring_entries, !!(h->flags & VMFERRY_AREA_RING));
+	ASSERT_EQ(2, h->nr_vcpus);
+	for (int i = 0; i < 2; i++) {
+		struct vmferry_vcpu *v = (struct vmferry_vcpu *)(self->c.area + h->vcpu_off) + i;
+
+		EXPECT_EQ(i, v->id);
+		EXPECT_EQ(variant->ring_entries, v->ring_entries);
+		EXPECT_EQ(!!variant->ring_entries, v->dirtied > 0) TH_LOG("vCPU %d: %llu", i, v->dirtied);
+	}
 	EXPECT_EQ(0, ioctl(self->fd, VMFERRY_STOP, 0));
 }
 
@@ -221,37 +229,94 @@ static void set_early(struct __test_metadata *_metadata, const char *value)
 	close(fd);
 }
 
-TEST(the_wrong_order_is_caught)
-{
-	int dev = open("/dev/vmferry", O_RDWR), fd;
-	long wrong = -1;
-	struct consumer c;
+FIXTURE(wrong_order) {
+	int dev, fd;
 	struct vm vm;
+	struct consumer c;
+};
 
-	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 4096));
-	fd = attach(dev, vm.vm_fd, getpid(), VMFERRY_ATTACH_OWN_RING);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(0, consumer_open(&c, fd, vm.ram, SIZE));
-	vm_set_share(&vm, 0, 16, 48); /* few pages, so that each is written again within the window */
+FIXTURE_VARIANT(wrong_order) {
+	uint32_t flags;
+	enum vm_reaper reaper;
+};
+
+FIXTURE_VARIANT_ADD(wrong_order, own_ring) { .flags = VMFERRY_ATTACH_OWN_RING, .reaper = REAP_NEVER };
+FIXTURE_VARIANT_ADD(wrong_order, watched) { .flags = 0, .reaper = REAP_WHEN_FULL };
+
+FIXTURE_SETUP(wrong_order)
+{
+	self->dev = open("/dev/vmferry", O_RDWR);
+	ASSERT_EQ(0, vm_make(&self->vm, SIZE, 1, 1024));
+	self->fd = attach(self->dev, self->vm.vm_fd, getpid(), variant->flags);
+	ASSERT_LE(0, self->fd);
+	ASSERT_EQ(0, consumer_open(&self->c, self->fd, self->vm.ram, SIZE));
+}
+
+FIXTURE_TEARDOWN(wrong_order)
+{
+	set_early(_metadata, "0");
+	consumer_close(&self->c);
+	close(self->fd);
+	vm_free(&self->vm);
+	close(self->dev);
+}
+
+TEST_F(wrong_order, is_caught)
+{
+	long wrong = -1;
+
+	vm_set_share(&self->vm, 0, 16, 48); /* few pages, so that each is written again within the window */
 	set_early(_metadata, "1");
 	for (int tries = 0; tries < 20 && wrong < 0; tries++) {
-		ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
-		consumer_copy_all(&c);
-		ASSERT_EQ(0, vm_run(&vm, REAP_NEVER));
+		ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
+		consumer_copy_all(&self->c);
+		ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
 		for (int i = 0; i < 100; i++) {
-			consumer_collect(&c);
+			consumer_collect(&self->c);
 			usleep(1000);
 		}
-		vm_pause(&vm);
-		harvest(fd, VMFERRY_HARVEST_FINAL);
-		consumer_collect(&c);
-		wrong = consumer_first_difference(&c);
-		ioctl(fd, VMFERRY_STOP, 0);
+		vm_pause(&self->vm);
+		harvest(self->fd, VMFERRY_HARVEST_FINAL);
+		consumer_collect(&self->c);
+		wrong = consumer_first_difference(&self->c);
+		ioctl(self->fd, VMFERRY_STOP, 0);
 	}
-	set_early(_metadata, "0");
 	EXPECT_LE(0, wrong) TH_LOG("publishing before the reset lost no write in 20 tries");
-	consumer_close(&c);
-	close(fd);
+}
+
+/* One that resets the rings, and one that watches: each gets all of it. */
+TEST(two_attachments_each_end_up_right)
+{
+	int dev = open("/dev/vmferry", O_RDWR), fd[2];
+	struct consumer c[2];
+	struct vm vm;
+
+	ASSERT_EQ(0, vm_make(&vm, SIZE, 2, 1024));
+	ASSERT_EQ(0, vm_run(&vm, REAP_NEVER));
+	for (int i = 0; i < 2; i++) {
+		fd[i] = attach(dev, vm.vm_fd, getpid(), i ? 0 : VMFERRY_ATTACH_OWN_RING);
+		ASSERT_LE(0, fd[i]);
+		ASSERT_EQ(0, consumer_open(&c[i], fd[i], vm.ram, SIZE));
+		ASSERT_EQ(0, ioctl(fd[i], VMFERRY_START, 0));
+		consumer_copy_all(&c[i]);
+	}
+	EXPECT_EQ(-1, attach(dev, vm.vm_fd, getpid(), VMFERRY_ATTACH_OWN_RING));
+	EXPECT_EQ(EBUSY, errno);
+	for (int round = 0; round < 30; round++) {
+		consumer_collect(&c[0]);
+		consumer_collect(&c[1]);
+		usleep(3000);
+	}
+	vm_pause(&vm);
+	EXPECT_EQ(0, vm.failed);
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(0, harvest(fd[i], VMFERRY_HARVEST_FINAL));
+		consumer_collect(&c[i]);
+		EXPECT_EQ(-1, consumer_first_difference(&c[i])) TH_LOG("attachment %d", i);
+		EXPECT_LT(0, c[i].taken);
+		consumer_close(&c[i]);
+		close(fd[i]);
+	}
 	vm_free(&vm);
 	close(dev);
 }

@@ -115,6 +115,24 @@ TEST(a_module_in_use_is_not_unloaded)
 	vm_free(&vm);
 }
 
+TEST(an_unused_module_unloads_and_loads_again)
+{
+	const char *path = getenv("VMFERRY_KO");
+	int fd;
+
+	if (!path)
+		SKIP(return, "VMFERRY_KO does not say where vmferry.ko is");
+	ASSERT_EQ(0, syscall(SYS_delete_module, "vmferry", O_NONBLOCK));
+	EXPECT_EQ(-1, open("/dev/vmferry", O_RDWR));
+	fd = open(path, O_RDONLY);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, syscall(SYS_finit_module, fd, "", 0));
+	close(fd);
+	fd = open("/dev/vmferry", O_RDWR);
+	EXPECT_LE(0, fd);
+	close(fd);
+}
+
 /* Nobody harvests: the attachment finds out by itself, and the VM goes. */
 TEST(an_idle_attachment_lets_a_dead_vmm_go)
 {

@@ -167,6 +167,12 @@ static void *vcpu_thread(void *arg)
 		else if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL)
 			reap(s.vm);
 		else if (run->exit_reason != KVM_EXIT_INTR) {
+			struct kvm_regs regs = { 0 };
+
+			ioctl(s.vm->vcpu_fd[s.vcpu], KVM_GET_REGS, &regs);
+			printf("# vCPU %u: exit %u, address 0x%llx write %u len %u; rip 0x%llx rsi 0x%llx rbx 0x%llx\n", s.vcpu,
+			       run->exit_reason, run->mmio.phys_addr, run->mmio.is_write, run->mmio.len, regs.rip,
+			       regs.rsi, regs.rbx);
 			s.vm->failed = 1000 + run->exit_reason;
 			break;
 		}
