@@ -40,10 +40,30 @@ static inline int compat_nr_address_spaces(struct kvm *kvm)
 #endif
 }
 
+/*
+ * One number for KVM's slots of all address spaces; each change moves it on by the number of
+ * these. While KVM waits for the readers of old slots, those seen are the new ones already,
+ * under the old number and a flag: they get the number they are about to have. Within SRCU.
+ */
+static inline u64 compat_settled_generation(struct kvm *kvm)
+{
+	u64 sum = 0;
+
+	for (int as = 0; as < compat_nr_address_spaces(kvm); as++) {
+		u64 generation = READ_ONCE(__kvm_memslots(kvm, as)->generation);
+
+		if (generation & KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS)
+			generation = (generation & ~KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) +
+				     compat_nr_address_spaces(kvm);
+		sum += generation;
+	}
+	return sum;
+}
+
 static inline u64 compat_memslots_generation(struct kvm *kvm)
 {
 	int srcu = srcu_read_lock(&kvm->srcu);
-	u64 generation = kvm_memslots(kvm)->generation;
+	u64 generation = compat_settled_generation(kvm);
 
 	srcu_read_unlock(&kvm->srcu, srcu);
 	return generation;

@@ -192,6 +192,14 @@ static int follow_slots(struct attachment *a)
 	return 0;
 }
 
+/* Empties the rings for nothing: a guest must not stand before a full one that nobody harvests. */
+static void hand_back(struct attachment *a)
+{
+	if (a->has_rings && a->own_ring && a->rings.room)
+		while (collect(a) && !reset_rings(a))
+			;
+}
+
 /**
  * harvest_run() - harvest now
  * @a: the attachment
@@ -211,8 +219,10 @@ int harvest_run(struct attachment *a, bool final)
 		err = harvest_own(a, &fresh);
 	else if (!err)
 		fresh = final ? watch_publish_tail(&a->watch) : watch_advance(&a->watch);
-	if (err)
+	if (err) {
 		attach_break(a);
+		hand_back(a);
+	}
 	atomic64_inc(&a->area.harvests);
 	atomic64_set(&a->area.ring_full, atomic64_read(&a->watch.ring_full));
 	atomic64_add(ktime_get_ns() - start, &a->area.harvest_ns);
@@ -268,10 +278,8 @@ void harvest_stop(struct attachment *a)
 	 * would keep its vCPU out of the guest, and nobody would come to empty it.
 	 */
 	memslots_restore(a);
-	if (a->has_rings && a->own_ring)
-		while (collect(a) && !reset_rings(a))
-			;
-	else if (a->has_rings)
+	hand_back(a);
+	if (a->has_rings && !a->own_ring)
 		watch_end(&a->watch);
 	a->logging = false;
 	area_set_flags(&a->area, 0, VMFERRY_AREA_LOGGING);

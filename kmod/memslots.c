@@ -27,7 +27,7 @@ static int read_slots(struct kvm *kvm, struct memslot *to, unsigned int *nr, u64
 	int srcu = srcu_read_lock(&kvm->srcu), err = 0;
 
 	*nr = 0;
-	*generation = kvm_memslots(kvm)->generation;
+	*generation = compat_settled_generation(kvm);
 	for (int as = 0; as < compat_nr_address_spaces(kvm); as++) {
 		struct kvm_memslots *slots = __kvm_memslots(kvm, as);
 		struct kvm_memory_slot *s;
@@ -167,7 +167,7 @@ static int set_flags(struct attachment *a, const struct memslot *s, u32 flags)
 	if (err)
 		return err;
 	a->slots.generation = compat_memslots_generation(a->kvm);
-	/* One change moves it by one per address space. */
+	/* Ours was the only change, or slots may have been set that the VMM had just removed. */
 	if (a->slots.generation - before != compat_nr_address_spaces(a->kvm))
 		attach_break(a);
 	return 0;

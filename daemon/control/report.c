@@ -46,7 +46,7 @@ static json_t *ram(struct migration *m, const struct migration_report *r, uint64
 	uint64_t ns = r->total_ns ? r->total_ns : 1;
 
 	(void)m;
-	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I}", "total",
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I}", "total",
 			 (json_int_t)total, "remaining", (json_int_t)(r->remaining_pages << 12),
 			 "transferred", (json_int_t)c->wire, "duplicate", (json_int_t)c->zero_pages,
 			 "normal", (json_int_t)(c->raw_pages + c->packed_pages), "normal-bytes",
@@ -54,7 +54,8 @@ static json_t *ram(struct migration *m, const struct migration_report *r, uint64
 			 (json_int_t)r->dirty_sync_count, "mbps",
 			 (double)c->wire * 8.0 / ((double)ns / 1e9) / 1e6, "page-size",
 			 (json_int_t)4096, "compressed-pages", (json_int_t)c->packed_pages,
-			 "compressed-bytes", (json_int_t)c->packed_bytes);
+			 "compressed-bytes", (json_int_t)c->packed_bytes, "dirty-again",
+			 (json_int_t)c->again_pages);
 }
 
 /** report_migration() - what query-migrate returns */

@@ -16,4 +16,5 @@ void channel_copy_counters(const struct channel_counters *from, struct channel_c
 	to->packed_bytes = __atomic_load_n(&from->packed_bytes, __ATOMIC_RELAXED);
 	to->busy_ns = __atomic_load_n(&from->busy_ns, __ATOMIC_RELAXED);
 	to->zero_ns = __atomic_load_n(&from->zero_ns, __ATOMIC_RELAXED);
+	to->again_pages = __atomic_load_n(&from->again_pages, __ATOMIC_RELAXED);
 }

@@ -8,6 +8,7 @@
 
 #include "base/loop.h"
 #include "base/token_bucket.h"
+#include "dirty.h"
 #include "packet.h"
 #include "page_set.h"
 #include "place.h"
@@ -19,20 +20,23 @@
 /**
  * struct channel_counters - what a channel has moved; written by its thread, relaxed
  * @wire: bytes on the connection; @busy_ns: time spent in rounds, waits for the
- * bandwidth limit left out; @zero_ns: part of it that looked at stripes of nothing but zeros
+ * bandwidth limit left out; @zero_ns: part of it that looked at stripes of nothing but zeros;
+ * @again_pages: not sent, for they were dirty again before their turn came
  */
 struct channel_counters {
 	uint64_t wire, raw_pages, zero_pages, packed_pages, packed_bytes, busy_ns,
-		zero_ns;
+		zero_ns, again_pages;
 };
 
 /**
  * struct channel_share - what all sending channels of a migration have in common
+ * @dirty: what is dirty again; NULL: nobody looks
  * @abort: set to make all give up
  */
 struct channel_share {
 	const struct region *regions;
 	unsigned int nr_regions;
+	const struct dirty *dirty;
 	unsigned int nr_channels;
 	int state_fd;
 	struct token_bucket *bucket;

@@ -12,6 +12,10 @@
  *   set -> stripe (16 pages) -> runs of zero, raw or packed pages -> descriptors
  *       -> packet full? header, descriptors and the runs in one vector to the socket
  *
+ * While the guest runs, a page that is dirty again before its turn is left out: the next
+ * round has it in any case. So what is hot goes last in a round: it is the likelier to be
+ * dirty again by then, and what is sent is newer.
+ *
  * The runs are copied into the socket. Handing it the memfd's pages (sendfile) saves that
  * copy and still lost: 0.80 s against 0.61 s for 2 GiB and a fifth more CPU, because the
  * receiver then gathers 4 KiB fragments instead of 32 KiB ones (medians of 4 in turns).
@@ -32,6 +36,8 @@
 
 #define STRIPE_PAGES (PACKET_STRIPE / 4096)
 #define FLUSH_AT (1U << 20)
+#define BLOCK_WORDS (REGION_BLOCK / 4096 / 64)
+#define HOT 8 /* harvests of the last second or two that found the block dirty */
 #define MAX_WAIT_NS 50000000ULL	  /* look for an abort this often */
 
 struct channel_sender {
@@ -58,6 +64,8 @@ struct channel_sender {
 	uint32_t pack_used;
 	uint64_t waited_ns;
 	bool unlimited;
+	uint64_t *put_off[VMFERRY_MAX_REGIONS]; /* a bit a block: hot when its turn came */
+	bool has_put_off;
 };
 
 static bool must_stop(const struct channel_sender *c)
@@ -204,6 +212,31 @@ static int send_word(struct channel_sender *c, unsigned int region, uint64_t wor
 	return err;
 }
 
+static uint64_t own_pages(const struct channel_sender *c, uint64_t word, uint64_t bits)
+{
+	uint64_t own = 0;
+
+	for (uint64_t s = 0; s < 64 / STRIPE_PAGES; s++)
+		if ((word * (64 / STRIPE_PAGES) + s) % c->share->nr_channels == c->index)
+			own |= bits & 0xffffULL << (s * STRIPE_PAGES);
+	return own;
+}
+
+/* What is dirty again stays so until the next round takes it: nothing collects during a job. */
+static int send_clean(struct channel_sender *c, unsigned int region, uint64_t word, uint64_t bits)
+{
+	uint64_t own = own_pages(c, word, bits), again = own & dirty_peek(c->share->dirty, region, word);
+
+	if (again)
+		channel_count(&c->counters.again_pages, (uint64_t)__builtin_popcountll(again));
+	return send_word(c, region, word, own & ~again);
+}
+
+static size_t put_off_size(const struct region *r)
+{
+	return (r->size / REGION_BLOCK + 64) / 64 * 8;
+}
+
 /* The rest of the packet, marked as the last one of something. */
 static int flush_marked(struct channel_sender *c, enum packet_mark mark, uint32_t nr)
 {
@@ -217,8 +250,24 @@ static int flush_marked(struct channel_sender *c, enum packet_mark mark, uint32_
 	return err;
 }
 
-static int send_round(struct channel_sender *c, const struct page_set *set, uint32_t mark_nr)
+/* In the first turn: is this for the second? In the second: was it put off? */
+static bool is_put_off(struct channel_sender *c, unsigned int region, uint64_t word, bool second)
 {
+	uint64_t block = word / BLOCK_WORDS;
+	uint64_t *bits = &c->put_off[region][block / 64], bit = 1ULL << (block % 64);
+
+	if (second || *bits & bit)
+		return *bits & bit;
+	if (dirty_heat(c->share->dirty, region, word * 64) < HOT)
+		return false;
+	*bits |= bit;
+	c->has_put_off = true;
+	return true;
+}
+
+static int send_turn(struct channel_sender *c, const struct page_set *set, bool second)
+{
+	bool runs = c->share->dirty && !c->unlimited; /* the guest */
 	int err = 0;
 
 	for (unsigned int r = 0; r < set->nr_regions; r++) {
@@ -228,12 +277,34 @@ static int send_round(struct channel_sender *c, const struct page_set *set, uint
 			for (uint64_t sum = b->summary[u]; sum && !err; sum &= sum - 1) {
 				uint64_t w = u * 64 + (uint64_t)__builtin_ctzll(sum);
 
-				err = send_word(c, r, w, b->words[w]);
+				if (!runs)
+					err = send_word(c, r, w, b->words[w]);
+				else if (is_put_off(c, r, w, second) == second)
+					err = send_clean(c, r, w, b->words[w]);
 			}
 			if (err)
 				return err;
 		}
 	}
+	return 0;
+}
+
+static void forget_put_off(struct channel_sender *c)
+{
+	for (unsigned int r = 0; r < c->share->nr_regions && c->has_put_off; r++)
+		memset(c->put_off[r], 0, put_off_size(&c->share->regions[r]));
+	c->has_put_off = false;
+}
+
+static int send_round(struct channel_sender *c, const struct page_set *set, uint32_t mark_nr)
+{
+	int err = send_turn(c, set, false);
+
+	if (!err && c->has_put_off)
+		err = send_turn(c, set, true);
+	forget_put_off(c);
+	if (err)
+		return err;
 	return flush_marked(c, PACKET_ROUND_END, mark_nr);
 }
 
@@ -326,6 +397,10 @@ int channel_send_open(int sock, unsigned int index, struct channel_share *share,
 	pthread_cond_init(&c->wake, NULL);
 	c->pack_buf = malloc(FLUSH_AT + 2 * PACKET_STRIPE);
 	err = c->pack_buf ? io_plain_open(sock, CHANNEL_TIMEOUT_MS, &c->io) : -ENOMEM;
+	for (unsigned int r = 0; r < share->nr_regions && !err; r++) {
+		c->put_off[r] = calloc(1, put_off_size(&share->regions[r]));
+		err = c->put_off[r] ? 0 : -ENOMEM;
+	}
 	if (!err && share->zstd_level)
 		err = page_codec_open(share->zstd_level, &c->codec);
 	if (!err)
@@ -353,6 +428,8 @@ void channel_send_close(struct channel_sender *c)
 	}
 	io_close(c->io);
 	page_codec_close(c->codec);
+	for (unsigned int r = 0; r < VMFERRY_MAX_REGIONS; r++)
+		free(c->put_off[r]);
 	free(c->pack_buf);
 	close(c->sock);
 	pthread_cond_destroy(&c->wake);

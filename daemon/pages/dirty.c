@@ -384,6 +384,19 @@ int dirty_collect(struct dirty *d, struct page_set *to, uint64_t *taken)
 	return err;
 }
 
+/**
+ * dirty_peek() - pages of a bitmap word that the next dirty_collect() will take, at least
+ * Context: any thread, while nobody collects
+ */
+uint64_t dirty_peek(const struct dirty *d, unsigned int region, uint64_t word)
+{
+	uint64_t bits = __atomic_load_n(&d->vmm.views[region].words[word], __ATOMIC_RELAXED);
+
+	if (d->kmod.map)
+		bits |= __atomic_load_n(&d->kmod.views[region].words[word], __ATOMIC_RELAXED);
+	return bits;
+}
+
 /** dirty_heat() - how often the 2 MiB around @page were found dirty of late; 0 where nobody counts */
 uint8_t dirty_heat(const struct dirty *d, unsigned int region, uint64_t page)
 {

@@ -16,6 +16,7 @@ int dirty_add_kmod(struct dirty *d, int fd, const uint64_t *gpas);
 void dirty_remove_kmod(struct dirty *d);
 int dirty_collect(struct dirty *d, struct page_set *to, uint64_t *taken);
 int dirty_drop(struct dirty *d);
+uint64_t dirty_peek(const struct dirty *d, unsigned int region, uint64_t word);
 uint8_t dirty_heat(const struct dirty *d, unsigned int region, uint64_t page);
 
 /** struct dirty_counters - a copy of the figures of whoever harvests */

@@ -69,6 +69,7 @@ int precopy_init(struct precopy *p, struct loop *loop, const struct precopy_conf
 	p->dirty = c->dirty;
 	p->share = (struct channel_share){ .regions = c->regions,
 					   .nr_regions = c->nr_regions,
+					   .dirty = c->dirty,
 					   .state_fd = c->state_fd,
 					   .bucket = &p->bucket,
 					   .zstd_level = c->zstd_level,
@@ -228,6 +229,7 @@ bool precopy_counters(const struct precopy *p, struct channel_counters *sum)
 		sum->packed_bytes += c.packed_bytes;
 		sum->busy_ns += c.busy_ns;
 		sum->zero_ns += c.zero_ns;
+		sum->again_pages += c.again_pages;
 	}
 	return p->channels[0] != NULL;
 }

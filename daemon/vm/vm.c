@@ -211,20 +211,28 @@ static struct vm_asked *asked_new(struct vm *vm, vm_answer_fn answer, void *arg)
 	return a;
 }
 
-static void drop_tracker(struct vm *vm)
+static void close_tracker(struct vm *vm)
 {
 	struct tracker *t = vm->tracker;
 
 	vm->tracker = NULL; /* first: answers that are owed may ask again */
-	dirty_remove_kmod(vm->dirty);
 	tracker_close(t);
 }
 
-/** vm_gone() - its VMM is not there any more: what is owed by the module is answered */
+/* Nobody looks at the module's area any more. */
+static void drop_tracker(struct vm *vm)
+{
+	dirty_remove_kmod(vm->dirty); /* else the mapping, not the tracker's thread, would be the last to let go */
+	close_tracker(vm);
+}
+
+/**
+ * vm_gone() - its VMM is not there any more: what is owed by the module is answered
+ * Its area stays mapped until the last vm_put(): channels may be looking at it.
+ */
 void vm_gone(struct vm *vm)
 {
-	if (vm->tracker)
-		drop_tracker(vm);
+	close_tracker(vm);
 }
 
 static void start_vmm_log(struct vm *vm, uint32_t flags, vm_answer_fn answer, void *arg)
@@ -247,8 +255,7 @@ static void fall_back(struct vm_asked *a, int err)
 {
 	struct vm *vm = a->vm;
 
-	if (vm->tracker)
-		drop_tracker(vm);
+	drop_tracker(vm);
 	if (vm->tracker_mode == TRACKER_KMOD) {
 		finish_asked(a, err);
 	} else {
@@ -291,7 +298,7 @@ static void start_log(struct vm *vm, vm_answer_fn answer, void *arg)
 	struct vm_asked *a;
 	int err;
 
-	vm_gone(vm);
+	drop_tracker(vm);
 	vm->tracker_why[0] = '\0';
 	if (vm->tracker_mode == TRACKER_VMM) {
 		start_vmm_log(vm, 0, answer, arg);
@@ -403,7 +410,7 @@ void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len,
 		break;
 	case VM_STOP_LOG:
 	case VM_RELEASE:
-		vm_gone(vm);
+		drop_tracker(vm);
 		break;
 	default:
 		break;

@@ -3,7 +3,8 @@
  * Promise: no bit is lost or invented between producer and consumer, and no corrupt area
  * leads the reader outside of it.
  * Seen to fail: a consumer that takes the word before its summary bit; a reader without
- * the bound of summary_off.
+ * the bound of summary_off; follow_kmod() without the check that the generation is even, or
+ * without making a region all dirty that has another place.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -148,6 +149,128 @@ static void corrupt_areas_are_refused_or_harmless(void **state)
 	assert_in_range(accepted, 1, 19000);
 }
 
+/* The module's area: another memfd of the same layout, with regions in its own order and one more. */
+static const struct vmferry_region kmod_regions[] = {
+	{ .id = 0, .slot = 7, .gpa = 1 << 30, .size = 64 * MIB },
+	{ .id = 1, .slot = 1, .gpa = 64 * MIB, .size = 3 * MIB + 4096 * 5 },
+	{ .id = 2, .slot = 0, .gpa = 0, .size = 64 * MIB },
+};
+static const uint64_t gpas[] = { 0, 64 * MIB };
+
+struct two {
+	struct area vmm, kmod;
+	struct dirty *d;
+	struct page_set set;
+};
+
+static int open_two(void **state)
+{
+	struct two *t = calloc(1, sizeof(*t));
+
+	*state = t;
+	return area_init(&t->vmm, regions, 2, 1) || area_init(&t->kmod, kmod_regions, 3, 1) ||
+	       dirty_open(t->vmm.fd, t->vmm.size, sizes, 2, &t->d) || page_set_init(&t->set, sizes, 2) ||
+	       dirty_add_kmod(t->d, t->kmod.fd, gpas);
+}
+
+static int close_two(void **state)
+{
+	struct two *t = *state;
+
+	dirty_close(t->d);
+	page_set_fini(&t->set);
+	area_fini(&t->vmm);
+	area_fini(&t->kmod);
+	free(t);
+	return 0;
+}
+
+static void both_areas_are_collected(void **state)
+{
+	struct two *t = *state;
+	uint64_t n;
+
+	area_publish(&t->kmod, 2, 5, 1 << 4); /* region 0 */
+	area_publish(&t->vmm, 0, 5, 1 << 5);
+	area_publish(&t->kmod, 1, 12, 1);     /* region 1 */
+	area_publish(&t->kmod, 0, 9, ~0ULL);  /* none of ours */
+	assert_int_equal(dirty_peek(t->d, 0, 5), 3 << 4);
+	assert_int_equal(dirty_collect(t->d, &t->set, &n), 0);
+	assert_int_equal(n, 3);
+	assert_int_equal(t->set.regions[0].words[5], 3 << 4);
+	assert_int_equal(t->set.regions[1].words[12], 1);
+	assert_int_equal(t->set.nr_set, 3);
+	dirty_remove_kmod(t->d);
+	area_publish(&t->kmod, 2, 6, 1);
+	assert_int_equal(dirty_collect(t->d, &t->set, &n), 0);
+	assert_int_equal(n, 0);
+}
+
+static void a_region_that_moved_in_the_area_is_all_dirty(void **state)
+{
+	struct two *t = *state;
+	struct vmferry_region *r = t->kmod.regions, was = r[0];
+
+	/* Its slot went and came: its bits lie where another region's were. */
+	r[0].bitmap_off = r[2].bitmap_off;
+	r[0].summary_off = r[2].summary_off;
+	r[2].bitmap_off = was.bitmap_off;
+	r[2].summary_off = was.summary_off;
+	t->kmod.header->generation += 2;
+	assert_int_equal(dirty_collect(t->d, &t->set, NULL), 0);
+	assert_int_equal(t->set.nr_set, sizes[0] >> 12);
+	page_set_clear(&t->set);
+	area_publish(&t->kmod, 2, 5, 1);
+	assert_int_equal(dirty_collect(t->d, &t->set, NULL), 0);
+	assert_int_equal(t->set.nr_set, 1);
+	assert_int_equal(t->set.regions[0].words[5], 1);
+}
+
+static void a_region_that_went_is_said(void **state)
+{
+	struct two *t = *state;
+
+	t->kmod.header->nr_regions = 2; /* the last is region 0 */
+	t->kmod.header->generation += 2;
+	assert_int_equal(dirty_collect(t->d, &t->set, NULL), -ESTALE);
+}
+
+static void writes_that_may_be_missing_are_said(void **state)
+{
+	struct two *t = *state;
+
+	t->kmod.header->flags |= VMFERRY_AREA_BROKEN;
+	assert_int_equal(dirty_collect(t->d, &t->set, NULL), -EIO);
+}
+
+static void *write_table(void *arg)
+{
+	struct two *t = arg;
+	struct vmferry_region was = t->kmod.regions[2];
+
+	for (int i = 0; i < 2000; i++) {
+		__atomic_fetch_add(&t->kmod.header->generation, 1, __ATOMIC_SEQ_CST);
+		((volatile struct vmferry_region *)t->kmod.regions)[2].size = 4096; /* half written */
+		((volatile struct vmferry_region *)t->kmod.regions)[2].size = was.size;
+		__atomic_fetch_add(&t->kmod.header->generation, 1, __ATOMIC_SEQ_CST);
+		if (i % 16 == 0)
+			usleep(10);
+	}
+	return NULL;
+}
+
+static void a_table_half_written_is_waited_for(void **state)
+{
+	struct two *t = *state;
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, write_table, t);
+	for (int i = 0; i < 3000; i++)
+		assert_int_equal(dirty_collect(t->d, &t->set, NULL), 0);
+	pthread_join(thread, NULL);
+	assert_int_equal(t->set.nr_set, 0);
+}
+
 static void sizes_that_contradict_are_refused(void **state)
 {
 	const uint64_t wrong[] = { 64 * MIB, 3 * MIB };
@@ -172,6 +295,11 @@ int main(void)
 		cmocka_unit_test(no_bit_is_lost_in_a_race),
 		cmocka_unit_test(corrupt_areas_are_refused_or_harmless),
 		cmocka_unit_test(sizes_that_contradict_are_refused),
+		cmocka_unit_test_setup_teardown(both_areas_are_collected, open_two, close_two),
+		cmocka_unit_test_setup_teardown(a_region_that_moved_in_the_area_is_all_dirty, open_two, close_two),
+		cmocka_unit_test_setup_teardown(a_region_that_went_is_said, open_two, close_two),
+		cmocka_unit_test_setup_teardown(writes_that_may_be_missing_are_said, open_two, close_two),
+		cmocka_unit_test_setup_teardown(a_table_half_written_is_waited_for, open_two, close_two),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Promise: a round is over when the peer has placed it, not when it has left for a buffer.
- * Seen to fail: with on_sent() not asking for the placed round, the first test.
+ * And a page that is dirty again before its turn is left to the next round, not lost.
+ * Seen to fail: with on_sent() not asking for the placed round, the first test; with REST leaving
+ * pages out like a round, the last.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "area.h"
 #include "base/deadline.h"
 #include "pages/packet.h"
 #include "pages/precopy.h"
@@ -83,18 +86,23 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* Reads what one round sends; returns its mark. */
-static struct packet read_round(void)
+/* Reads what one job sends; returns its mark. */
+static struct packet read_pages(unsigned int pages)
 {
 	static uint8_t buf[PACKET_MAX_HEAD + PAGES * REGION_PAGE];
 	struct packet p;
 
 	assert_int_equal(recv(peer, buf, PACKET_HEADER_LEN, MSG_WAITALL), PACKET_HEADER_LEN);
 	assert_int_equal(packet_decode_header(&p, buf), 0);
-	assert_int_equal(p.payload, PAGES * REGION_PAGE);
+	assert_int_equal(p.payload, pages * REGION_PAGE);
 	assert_int_equal(recv(peer, buf, p.nr_descs * PACKET_DESC_LEN + p.payload, MSG_WAITALL),
 			 p.nr_descs * PACKET_DESC_LEN + p.payload);
 	return p;
+}
+
+static struct packet read_round(void)
+{
+	return read_pages(PAGES);
 }
 
 static void run_for_ms(uint64_t ms)
@@ -144,12 +152,59 @@ static void a_dead_peer_is_said(void **state)
 	assert_int_equal(nr_done, 0);
 }
 
+static void on_any_done(void *owner, enum precopy_job job, uint64_t bytes, uint64_t ns, uint64_t sending_ns)
+{
+	(void)owner;
+	(void)job;
+	(void)bytes;
+	(void)ns;
+	(void)sending_ns;
+	nr_done++;
+	loop_stop(loop);
+}
+
+static void what_is_dirty_again_is_left_to_the_next_round(void **state)
+{
+	static const struct precopy_ops any = { on_any_done, on_failed };
+	struct vmferry_region table = { .size = PAGES * REGION_PAGE };
+	struct channel_counters sum;
+	struct area area;
+
+	(void)state;
+	precopy.ops = &any;
+	assert_int_equal(area_init(&area, &table, 1, 1), 0);
+	assert_int_equal(dirty_open(area.fd, area.size, &size, 1, &precopy.dirty), 0);
+	precopy.share.dirty = precopy.dirty;
+	page_set_add(&precopy.set, 0, 0, PAGES);
+	area_publish(&area, 0, 0, 1 << 3 | 1 << 9);
+	precopy_start(&precopy, PRECOPY_ROUND, 0, 0);
+	precopy_placed(&precopy, 1);
+	read_pages(PAGES - 2);
+	if (!nr_done)
+		run_for_ms(5000);
+	precopy_counters(&precopy, &sum);
+	assert_int_equal(sum.raw_pages, PAGES - 2);
+	assert_int_equal(sum.again_pages, 2);
+	assert_int_equal(precopy_collect(&precopy), 0);
+	assert_int_equal(precopy.set.nr_set, 2);
+	/* The guest stands still: all there is goes, whatever a bit says. */
+	area_publish(&area, 0, 0, 1 << 3);
+	precopy_start(&precopy, PRECOPY_REST, 0, 0);
+	read_pages(2);
+	while (nr_done < 2)
+		run_for_ms(5000);
+	precopy_close(&precopy);
+	dirty_close(precopy.dirty);
+	area_fini(&area);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_round_ends_when_it_is_placed, setup, teardown),
 		cmocka_unit_test_setup_teardown(placed_may_be_heard_first, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_dead_peer_is_said, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_is_dirty_again_is_left_to_the_next_round, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
