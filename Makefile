@@ -18,7 +18,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -D_GNU_SOURCE -DVMF
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns
+.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns bench-kmod
 .DELETE_ON_ERROR:
 all:
 
@@ -72,6 +72,10 @@ KERNEL ?= 7.2
 check-teardowns: deps
 	tests/vm/run $(KERNEL) --seconds 3000 --shell 'rc=0; for i in 0 1 2 3 4 5 6 7 8 9; do \
 		VMFERRY_SEED=$$((i * 100)) VMFERRY_TIMES=100 ./life_test -t any_order_of_ending || rc=1; done; (exit $$rc)'
+
+# The module against the VMM's own harvester, in turns, on KERNEL.
+bench-kmod: deps
+	@tests/vm/run $(KERNEL) --seconds 900 --show --shell './harvest_bench $(TURNS)'
 
 check-includes:
 	tests/lib/check-includes

@@ -162,7 +162,11 @@ static void *vcpu_thread(void *arg)
 		run->immediate_exit = s.vm->stop;
 		if (err)
 			continue;
-		if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL && s.vm->reaper == REAP_NEVER)
+		if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL)
+			s.vm->full++;
+		if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL && s.vm->full_hook && vm_harvest_full_ring)
+			vm_harvest_full_ring(s.vm->full_hook);
+		else if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL && s.vm->reaper == REAP_NEVER)
 			usleep(50); /* the module is at it */
 		else if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL)
 			reap(s.vm);

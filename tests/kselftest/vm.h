@@ -36,6 +36,8 @@ struct vm {
 	pthread_mutex_t reap_lock;
 	volatile bool stop, reaper_stop;
 	volatile int failed;
+	volatile uint64_t full;	  /* exits for a full ring */
+	void *volatile full_hook; /* who is then asked: see vm_harvest_full_ring() */
 };
 
 int vm_make(struct vm *vm, size_t size, unsigned int nr_vcpus, unsigned int ring_entries);
@@ -46,6 +48,9 @@ void vm_pause(struct vm *vm);
 void vm_set_share(struct vm *vm, unsigned int vcpu, uint32_t first_page, uint32_t end_page);
 uint32_t vm_passes(const struct vm *vm, unsigned int vcpu);
 void vm_free(struct vm *vm);
+
+/* A program may have one: called by a vCPU whose ring is full, with vm.full_hook if that is set. */
+void vm_harvest_full_ring(void *hook) __attribute__((weak));
 
 /** struct consumer - an attachment's area, and the copy that it keeps up to date */
 struct consumer {

@@ -243,19 +243,13 @@ static void writes_that_may_be_missing_are_said(void **state)
 	assert_int_equal(dirty_collect(t->d, &t->set, NULL), -EIO);
 }
 
-static void *write_table(void *arg)
+static void *finish_table(void *arg)
 {
 	struct two *t = arg;
-	struct vmferry_region was = t->kmod.regions[2];
 
-	for (int i = 0; i < 2000; i++) {
-		__atomic_fetch_add(&t->kmod.header->generation, 1, __ATOMIC_SEQ_CST);
-		((volatile struct vmferry_region *)t->kmod.regions)[2].size = 4096; /* half written */
-		((volatile struct vmferry_region *)t->kmod.regions)[2].size = was.size;
-		__atomic_fetch_add(&t->kmod.header->generation, 1, __ATOMIC_SEQ_CST);
-		if (i % 16 == 0)
-			usleep(10);
-	}
+	usleep(20000);
+	((volatile struct vmferry_region *)t->kmod.regions)[2].size = sizes[0];
+	__atomic_fetch_add(&t->kmod.header->generation, 1, __ATOMIC_RELEASE);
 	return NULL;
 }
 
@@ -264,9 +258,10 @@ static void a_table_half_written_is_waited_for(void **state)
 	struct two *t = *state;
 	pthread_t thread;
 
-	pthread_create(&thread, NULL, write_table, t);
-	for (int i = 0; i < 3000; i++)
-		assert_int_equal(dirty_collect(t->d, &t->set, NULL), 0);
+	t->kmod.header->generation++;
+	t->kmod.regions[2].size = 4096;
+	pthread_create(&thread, NULL, finish_table, t);
+	assert_int_equal(dirty_collect(t->d, &t->set, NULL), 0);
 	pthread_join(thread, NULL);
 	assert_int_equal(t->set.nr_set, 0);
 }
