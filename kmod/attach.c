@@ -31,6 +31,8 @@
 #include "sysfs.h"
 #include "trace.h"
 
+#define EXIT_LOOK (4 * HZ) /* between looks of a thread without work whether the VMM has exited */
+
 static DEFINE_MUTEX(attach_lock);
 static LIST_HEAD(attachments);
 static unsigned int next_id;
@@ -40,7 +42,7 @@ static const struct vmferry_tunables default_tunables = {
 	.mask = VMFERRY_TUNE_PERIOD | VMFERRY_TUNE_BATCH | VMFERRY_TUNE_WAKE | VMFERRY_TUNE_VFIO |
 		VMFERRY_TUNE_ENABLED,
 	.period_min_us = 500,
-	.period_max_us = 50000,
+	.period_max_us = 100000,
 	.batch = 8192,
 	.wake_pages = 1,
 	.vfio_period_us = 100000,
@@ -205,6 +207,32 @@ void attach_kick(struct attachment *a)
 	wake_up(&a->wake);
 }
 
+/** attach_pushed() - a vCPU pushed an entry; from KVM's tracepoint, the index has been moved */
+void attach_pushed(struct attachment *a, bool is_half_full)
+{
+	smp_mb(); /* pairs with doze(): we see that it dozes, or it sees the push */
+	if (!READ_ONCE(a->dozes) && !is_half_full)
+		return;
+	WRITE_ONCE(a->dozes, false);
+	attach_kick(a);
+}
+
+/*
+ * A guest that writes nothing is left alone: no harvests until a push, and a look now and
+ * then whether the VMM is still there. Return: whether it does.
+ */
+static bool doze(struct attachment *a)
+{
+	if (!a->has_rings || (a->vfio.nr && READ_ONCE(a->tune.vfio_period_us)) || harvest_is_due(a))
+		return false;
+	WRITE_ONCE(a->dozes, true);
+	smp_mb(); /* pairs with attach_pushed() */
+	if (!harvest_is_due(a))
+		return true;
+	WRITE_ONCE(a->dozes, false);
+	return false;
+}
+
 static int carry_out(struct attachment *a, enum attach_op op)
 {
 	int err = attach_adopt(a);
@@ -239,15 +267,27 @@ static int carry_out(struct attachment *a, enum attach_op op)
 	return err;
 }
 
+/* An attachment that does nothing must not keep a VM whose VMM has exited. */
+static void look_for_exit(struct attachment *a)
+{
+	if (a->vm_file && !atomic_read(&a->kvm->mm->mm_users))
+		bury(a);
+}
+
 static void harvest_by_itself(struct attachment *a)
 {
 	u64 now = ktime_get_ns();
 
 	WRITE_ONCE(a->kick, false);
-	if (!carry_out(a, OP_HARVEST) && a->vm_file)
+	if (!harvest_is_due(a)) {
+		look_for_exit(a);
+		a->period_us = min(a->period_us * 2, READ_ONCE(a->tune.period_max_us));
+	} else if (!carry_out(a, OP_HARVEST) && a->vm_file) {
 		a->period_us = harvest_next_period(a);
+	}
 	if (now - a->cooled_ns > NSEC_PER_SEC) {
-		area_cool(&a->area);
+		for (u64 s = min_t(u64, div_u64(now - a->cooled_ns, NSEC_PER_SEC), 8); s; s--)
+			area_cool(&a->area);
 		vcpus_rate(&a->vcpus, now);
 		a->cooled_ns = now;
 	}
@@ -260,13 +300,6 @@ static bool has_work(struct attachment *a)
 	return READ_ONCE(a->op) != OP_NONE || READ_ONCE(a->kick) || kthread_should_stop();
 }
 
-/* An attachment that does nothing must not keep a VM whose VMM has exited. */
-static void look_for_exit(struct attachment *a)
-{
-	if (a->vm_file && !atomic_read(&a->kvm->mm->mm_users))
-		bury(a);
-}
-
 static int attach_thread(void *arg)
 {
 	struct attachment *a = arg;
@@ -276,11 +309,13 @@ static int attach_thread(void *arg)
 		u64 ns = (u64)a->period_us * NSEC_PER_USEC;
 		enum attach_op op;
 
-		if (by_itself)
+		if (by_itself && doze(a))
+			wait_event_interruptible_timeout(a->wake, has_work(a), EXIT_LOOK);
+		else if (by_itself)
 			wait_event_interruptible_hrtimeout(a->wake, has_work(a), ns_to_ktime(ns));
 		else
 			wait_event_interruptible_timeout(a->wake, READ_ONCE(a->op) != OP_NONE ||
-							 kthread_should_stop(), HZ);
+							 kthread_should_stop(), EXIT_LOOK);
 		/* Pairs with the release in attach_ask(): the completion has been made anew. */
 		op = smp_load_acquire(&a->op);
 		if (op != OP_NONE) {

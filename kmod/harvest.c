@@ -24,6 +24,7 @@
 #include <linux/uaccess.h>
 
 #include "attach.h"
+#include "compat.h"
 #include "trace.h"
 
 bool debug_publish_early;
@@ -68,7 +69,8 @@ static u32 collect(struct attachment *a)
 
 	for (unsigned int i = 0; i < a->rings.known && n < room; i++) {
 		struct kvm_dirty_ring *ring = &kvm_get_vcpu(a->kvm, i)->dirty_ring;
-		u32 got = ring_collect(ring, &a->rings.next[i], a->rings.stage + n, room - n);
+		u32 got = ring_collect(ring, &a->rings.next[i], a->rings.until[i],
+				       a->rings.stage + n, room - n);
 
 		if (ring_is_shared(ring, a->rings.next[i]))
 			attach_break(a);
@@ -96,16 +98,15 @@ static int reset_rings(struct attachment *a)
 
 static int harvest_own(struct attachment *a, u32 *fresh)
 {
-	u64 most = (u64)a->rings.known * a->kvm->dirty_ring_size / sizeof(struct kvm_dirty_gfn);
 	int err = ring_cursors_grow(&a->rings, a->kvm, a->tune.batch);
+	u32 n;
 
-	/* What comes while we are at it is the next harvest's; a full ring's worth is ours. */
-	for (u64 done = 0; !err && done <= most;) {
-		u32 n = collect(a);
-
-		if (!n)
-			break;
-		done += n;
+	/*
+	 * What comes while we are at it is the next harvest's. Each reset costs a flush of the
+	 * vCPUs' TLBs: to run after a guest that writes would cost both of us dear.
+	 */
+	ring_cursors_set_until(&a->rings, a->kvm);
+	while (!err && (n = collect(a))) {
 		atomic64_add(n, &a->area.harvested);
 		trace_vmferry_harvest(a->id, n);
 		if (READ_ONCE(debug_publish_early)) {
@@ -196,8 +197,17 @@ static int follow_slots(struct attachment *a)
 static void hand_back(struct attachment *a)
 {
 	if (a->has_rings && a->own_ring && a->rings.room)
-		while (collect(a) && !reset_rings(a))
-			;
+		do {
+			ring_cursors_set_until(&a->rings, a->kvm);
+		} while (collect(a) && !reset_rings(a));
+}
+
+/** harvest_is_due() - is there anything to harvest? Needs no address space; false only if surely not */
+bool harvest_is_due(struct attachment *a)
+{
+	if (!a->has_rings || compat_memslots_generation(a->kvm) != a->slots.generation)
+		return true;
+	return a->own_ring ? !ring_cursors_are_at_end(&a->rings, a->kvm) : watch_has_more(&a->watch);
 }
 
 /**

@@ -12,6 +12,7 @@ extern bool debug_publish_early;
 int harvest_start(struct attachment *a);
 void harvest_stop(struct attachment *a);
 int harvest_run(struct attachment *a, bool final);
+bool harvest_is_due(struct attachment *a);
 u32 harvest_next_period(struct attachment *a);
 
 #endif

@@ -29,7 +29,7 @@ int ring_cursors_grow(struct ring_cursors *r, struct kvm *kvm, u32 room)
 		r->room = room;
 	}
 	if (nr > r->known) {
-		u32 *next = krealloc_array(r->next, nr, sizeof(*next), GFP_KERNEL), *before;
+		u32 *next = krealloc_array(r->next, nr, sizeof(*next), GFP_KERNEL), *before, *until;
 
 		if (!next)
 			return -ENOMEM;
@@ -38,11 +38,16 @@ int ring_cursors_grow(struct ring_cursors *r, struct kvm *kvm, u32 room)
 		if (!before)
 			return -ENOMEM;
 		r->before = before;
+		until = krealloc_array(r->until, nr, sizeof(*until), GFP_KERNEL);
+		if (!until)
+			return -ENOMEM;
+		r->until = until;
 		for (; r->known < nr; r->known++) {
 			struct kvm_dirty_ring *ring = &kvm_get_vcpu(kvm, r->known)->dirty_ring;
 
 			next[r->known] = READ_ONCE(ring->reset_index);
 			before[r->known] = next[r->known];
+			until[r->known] = next[r->known];
 		}
 	}
 	return 0;
@@ -52,8 +57,27 @@ void ring_cursors_fini(struct ring_cursors *r)
 {
 	kfree(r->next);
 	kfree(r->before);
+	kfree(r->until);
 	vfree(r->stage);
 	*r = (struct ring_cursors){ 0 };
+}
+
+/** ring_cursors_set_until() - a harvest begins: all that is in the rings now is its own */
+void ring_cursors_set_until(struct ring_cursors *r, struct kvm *kvm)
+{
+	for (unsigned int i = 0; i < r->known; i++)
+		r->until[i] = READ_ONCE(kvm_get_vcpu(kvm, i)->dirty_ring.dirty_index);
+}
+
+/** ring_cursors_are_at_end() - is there nothing to collect, and no vCPU that came? */
+bool ring_cursors_are_at_end(const struct ring_cursors *r, struct kvm *kvm)
+{
+	if (atomic_read(&kvm->online_vcpus) != r->known)
+		return false;
+	for (unsigned int i = 0; i < r->known; i++)
+		if (READ_ONCE(kvm_get_vcpu(kvm, i)->dirty_ring.dirty_index) != r->next[i])
+			return false;
+	return true;
 }
 
 /**
@@ -62,13 +86,14 @@ void ring_cursors_fini(struct ring_cursors *r)
  * @to: room for the copies
  * @max: how many at most
  * @next: our cursor, moved on
+ * @until: where to end, in KVM's own counting
  * Return: entries copied, @max at most. Their pages stay writable until the reset.
  */
-u32 ring_collect(struct kvm_dirty_ring *ring, u32 *next, struct ring_entry *to, u32 max)
+u32 ring_collect(struct kvm_dirty_ring *ring, u32 *next, u32 until, struct ring_entry *to, u32 max)
 {
 	u32 n = 0;
 
-	while (n < max && *next != READ_ONCE(ring->dirty_index)) {
+	while (n < max && *next != until) {
 		struct kvm_dirty_gfn *gfn = &ring->dirty_gfns[*next & (ring->size - 1)];
 		/* Pairs with the barrier in kvm_dirty_ring_push(): slot and offset are valid. */
 		u32 flags = smp_load_acquire(&gfn->flags);

@@ -15,11 +15,13 @@ struct ring_entry {
  * struct ring_cursors - where we are in each vCPU's ring; the thread's
  * @next: by vcpu_idx, the next entry to collect, in KVM's own counting
  * @before: @next as it was at the last harvest
+ * @until: KVM's push index when this harvest began: what comes later is the next one's
  * @known: how many of them are set up; vCPUs come, and never go before the VM does
  */
 struct ring_cursors {
 	u32 *next;
 	u32 *before;
+	u32 *until;
 	unsigned int known;
 	struct ring_entry *stage;
 	u32 room;
@@ -27,7 +29,9 @@ struct ring_cursors {
 
 int ring_cursors_grow(struct ring_cursors *r, struct kvm *kvm, u32 room);
 void ring_cursors_fini(struct ring_cursors *r);
-u32 ring_collect(struct kvm_dirty_ring *ring, u32 *next, struct ring_entry *to, u32 max);
+void ring_cursors_set_until(struct ring_cursors *r, struct kvm *kvm);
+bool ring_cursors_are_at_end(const struct ring_cursors *r, struct kvm *kvm);
+u32 ring_collect(struct kvm_dirty_ring *ring, u32 *next, u32 until, struct ring_entry *to, u32 max);
 bool ring_is_shared(const struct kvm_dirty_ring *ring, u32 next);
 bool ring_is_reset_to(const struct kvm_dirty_ring *ring, u32 index);
 u32 ring_used(const struct kvm_dirty_ring *ring);

@@ -60,12 +60,18 @@ static void set_bit_and_summary(struct watch_bits *b, u64 page)
 static void note_push(struct watch *w, u32 slot, u64 page)
 {
 	const struct watch_map *map = rcu_dereference(w->map);
+	struct watch_region *r;
 
 	for (unsigned int i = 0; map && i < map->nr; i++) {
 		if (map->slot[i].slot != slot)
 			continue;
-		if (page < map->slot[i].npages)
-			set_bit_and_summary(&w->region[map->slot[i].region]->pushed, page);
+		if (page >= map->slot[i].npages)
+			return;
+		r = w->region[map->slot[i].region];
+		set_bit_and_summary(&r->pushed, page);
+		smp_mb__after_atomic(); /* pairs with move_pushed(): it sees the bit, or we its false */
+		if (!READ_ONCE(r->has_pushed))
+			WRITE_ONCE(r->has_pushed, true);
 		return;
 	}
 	/* A slot we do not know yet begins all dirty when we do. */
@@ -84,8 +90,7 @@ static void on_push(void *unused, struct kvm_dirty_ring *ring, u32 slot, u64 off
 			note_push(w, slot, offset);
 			vcpus_dirtied(&w->a->vcpus, vcpu->vcpu_idx, 1);
 		}
-		if (ring_used(ring) == ring->size / 2)
-			attach_kick(w->a);
+		attach_pushed(w->a, ring_used(ring) == ring->size / 2);
 	}
 	rcu_read_unlock();
 }
@@ -314,10 +319,11 @@ static void clear_bits(struct watch_bits *b, u64 nr_words)
 }
 
 /* All of a new region: it may have been written before its logging was on. */
-static void fill(struct watch_bits *b, u64 nr_pages)
+static void fill(struct watch_region *r, u64 nr_pages)
 {
 	for (u64 p = 0; p < nr_pages; p++)
-		set_bit_and_summary(b, p);
+		set_bit_and_summary(&r->pushed, p);
+	WRITE_ONCE(r->has_pushed, true);
 }
 
 /** watch_add_region() - it begins all dirty; watch_set_slots() makes it known to the tracepoint */
@@ -336,7 +342,7 @@ int watch_add_region(struct watch *w, int region, u64 nr_pages)
 		return -ENOMEM;
 	}
 	if (w->a->logging)
-		fill(&r->pushed, nr_pages);
+		fill(r, nr_pages);
 	w->region[region] = r;
 	return 0;
 }
@@ -381,7 +387,7 @@ int watch_set_slots(struct watch *w, const struct memslots *m)
 	if (!old && w->a->logging)
 		for (unsigned int i = 0; i < m->nr; i++)
 			if (m->slot[i].owns_region)
-				fill(&w->region[m->slot[i].region]->pushed, m->slot[i].npages);
+				fill(w->region[m->slot[i].region], m->slot[i].npages);
 	if (old)
 		kfree_rcu(old, rcu);
 	return 0;
@@ -428,6 +434,9 @@ static u64 move_pushed(struct watch_region *r)
 {
 	u64 n = 0;
 
+	/* Cleared first: a push from here on sets it again, and is taken now or the next time. */
+	WRITE_ONCE(r->has_pushed, false);
+	smp_mb(); /* pairs with note_push() */
 	for (u64 s = 0; s < DIV_ROUND_UP(r->nr_words, BITS_PER_LONG); s++) {
 		unsigned long sum = READ_ONCE(r->pushed.summary[s]);
 
@@ -523,6 +532,20 @@ static bool resets_are_over(struct watch *w)
 	/* Pairs with count_reset(): an index seen moved by a call that runs shows that call. */
 	smp_mb();
 	return !resets_run(w);
+}
+
+/** watch_has_more() - does anything wait for a reset, or came since the last look? */
+bool watch_has_more(struct watch *w)
+{
+	if (w->has_waiting)
+		return true;
+	for (unsigned int r = 0; r < VMFERRY_MAX_REGIONS; r++) {
+		struct watch_region *wr = w->region[r];
+
+		if (wr && READ_ONCE(wr->has_pushed))
+			return true;
+	}
+	return false;
 }
 
 /**

@@ -16,9 +16,14 @@ struct watch_bits {
 	unsigned long *summary;
 };
 
-/** struct watch_region - @pushed: seen in the tracepoint; @waiting: until their reset is over */
+/**
+ * struct watch_region - pages seen pushed
+ * @pushed: seen in the tracepoint; @has_pushed: there may be some
+ * @waiting: until their reset is over
+ */
 struct watch_region {
 	u64 nr_words;
+	bool has_pushed;
 	struct watch_bits pushed, waiting;
 };
 
@@ -64,6 +69,7 @@ void watch_remove_region(struct watch *w, int region);
 int watch_set_slots(struct watch *w, const struct memslots *m);
 void watch_begin(struct watch *w);
 void watch_end(struct watch *w);
+bool watch_has_more(struct watch *w);
 u32 watch_advance(struct watch *w);
 u32 watch_publish_tail(struct watch *w);
 void watch_wait_for_resets(struct watch *w);
