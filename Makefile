@@ -18,7 +18,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -D_GNU_SOURCE -DVMF
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns bench-kmod
+.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns bench-kmod bench-hot
 .DELETE_ON_ERROR:
 all:
 
@@ -76,6 +76,14 @@ check-teardowns: deps
 # The module against the VMM's own harvester, in turns, on KERNEL.
 bench-kmod: deps
 	@tests/vm/run $(KERNEL) --seconds 900 --show --shell './harvest_bench $(TURNS)'
+
+# What it gains to leave hot pages for last, on the module.
+bench-hot: deps
+	@$(MAKE) --no-print-directory -s all
+	@$(MAKE) --no-print-directory -s all OUT=$(OUT)/noheat CFLAGS='-O2 -g -DCHANNEL_HOT=256'
+	@$(MAKE) --no-print-directory -s all OUT=$(OUT)/sendsall CFLAGS='-O2 -g -DCHANNEL_LEAVES_OUT=0'
+	@tests/vm/run $(KERNEL) --seconds 3000 --daemon --show --shell \
+		'python3 /vmferry/tests/bench/hot_pages.py $(or $(TURNS),3) 64M 20 32 20000000 2000'
 
 check-includes:
 	tests/lib/check-includes

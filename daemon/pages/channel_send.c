@@ -37,7 +37,14 @@
 #define STRIPE_PAGES (PACKET_STRIPE / 4096)
 #define FLUSH_AT (1U << 20)
 #define BLOCK_WORDS (REGION_BLOCK / 4096 / 64)
-#define HOT 8 /* harvests of the last second or two that found the block dirty */
+/* Harvests of the last second or two that found the block dirty. 256: never; for tests/bench/hot_pages.py */
+#ifndef CHANNEL_HOT
+#define CHANNEL_HOT 8
+#endif
+/* 0: all of a round is sent, dirty again or not; for the same */
+#ifndef CHANNEL_LEAVES_OUT
+#define CHANNEL_LEAVES_OUT 1
+#endif
 #define MAX_WAIT_NS 50000000ULL	  /* look for an abort this often */
 
 struct channel_sender {
@@ -255,10 +262,12 @@ static bool is_put_off(struct channel_sender *c, unsigned int region, uint64_t w
 {
 	uint64_t block = word / BLOCK_WORDS;
 	uint64_t *bits = &c->put_off[region][block / 64], bit = 1ULL << (block % 64);
+	unsigned int heat;
 
 	if (second || *bits & bit)
 		return *bits & bit;
-	if (dirty_heat(c->share->dirty, region, word * 64) < HOT)
+	heat = dirty_heat(c->share->dirty, region, word * 64);
+	if (heat < CHANNEL_HOT)
 		return false;
 	*bits |= bit;
 	c->has_put_off = true;
@@ -267,7 +276,7 @@ static bool is_put_off(struct channel_sender *c, unsigned int region, uint64_t w
 
 static int send_turn(struct channel_sender *c, const struct page_set *set, bool second)
 {
-	bool runs = c->share->dirty && !c->unlimited; /* the guest */
+	bool runs = CHANNEL_LEAVES_OUT && c->share->dirty && !c->unlimited; /* the guest */
 	int err = 0;
 
 	for (unsigned int r = 0; r < set->nr_regions; r++) {

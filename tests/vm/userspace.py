@@ -30,7 +30,9 @@ def python():
 
 def files(out):
     """{path: (bytes, mode)} for initramfs.write(); the tree's own lies under /vmferry."""
-    want = [(f'/vmferry/out/bin/{n}', f'{out}/bin/{n}') for n in ('vmferryd', 'vmferry', 'ferryvm', 'guest.elf')]
+    builds = [''] + [f'/{n}' for n in ('noheat', 'sendsall') if os.path.isdir(f'{out}/{n}/bin')] # see bench/hot_pages.py
+    want = [(f'/vmferry/out{b}/bin/{n}', f'{out}{b}/bin/{n}') for b in builds
+            for n in ('vmferryd', 'vmferry', 'ferryvm', 'guest.elf')]
     want += [(f'/vmferry/tests/{f}', f'{TOP}/tests/{f}')
              for f in ['lib/ferry.py'] + [os.path.relpath(p, f'{TOP}/tests') for d in ('e2e', 'bench')
                                           for p in glob.glob(f'{TOP}/tests/{d}/*.py')]]
