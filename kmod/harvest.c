@@ -202,12 +202,14 @@ static void hand_back(struct attachment *a)
 		} while (collect(a) && !reset_rings(a));
 }
 
-/** harvest_is_due() - is there anything to harvest? Needs no address space; false only if surely not */
+/** harvest_is_due() - is there anything to harvest? False only if surely not; adopts nothing */
 bool harvest_is_due(struct attachment *a)
 {
 	if (!a->has_rings || compat_memslots_generation(a->kvm) != a->slots.generation)
 		return true;
-	return a->own_ring ? !ring_cursors_are_at_end(&a->rings, a->kvm) : watch_has_more(&a->watch);
+	if (a->own_ring)
+		return !ring_cursors_are_at_end(&a->rings, a->kvm);
+	return watch_has_more(&a->watch);
 }
 
 /**

@@ -69,7 +69,8 @@ static void note_push(struct watch *w, u32 slot, u64 page)
 			return;
 		r = w->region[map->slot[i].region];
 		set_bit_and_summary(&r->pushed, page);
-		smp_mb__after_atomic(); /* pairs with move_pushed(): it sees the bit, or we its false */
+		/* Pairs with move_pushed(): it sees the bit, or we see its false. */
+		smp_mb__after_atomic();
 		if (!READ_ONCE(r->has_pushed))
 			WRITE_ONCE(r->has_pushed, true);
 		return;

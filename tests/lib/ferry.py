@@ -65,8 +65,8 @@ class Qmp:
 
 
 class Daemon:
-    def __init__(self, scene, name, listen=None):
-        self.scene, self.name = scene, name
+    def __init__(self, scene, name, listen=None, tracker=TRACKER):
+        self.scene, self.name, self.tracker = scene, name, tracker
         self.dir = os.path.join(scene.dir, name)
         os.makedirs(self.dir)
         self.listen = listen or f'unix:{self.dir}/peer.sock'
@@ -79,7 +79,7 @@ class Daemon:
             self.proc = subprocess.Popen(
                 self.scene.wrap + [os.path.join(OUT, 'bin', 'vmferryd'), '--run-dir', self.dir, '--state-dir',
                                    self.dir + '/state', '--listen', self.listen, '--config', '/dev/null'] +
-                (['--tracker', TRACKER] if TRACKER else []),
+                (['--tracker', self.tracker] if self.tracker else []),
                 stderr=log, stdin=subprocess.DEVNULL)
         self.scene.started(self)
         wait_for(f'daemon {self.name} to be ready', self.is_ready)
