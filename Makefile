@@ -83,7 +83,7 @@ bench-hot: deps
 	@$(MAKE) --no-print-directory -s all OUT=$(OUT)/noheat CFLAGS='-O2 -g -DCHANNEL_HOT=256'
 	@$(MAKE) --no-print-directory -s all OUT=$(OUT)/sendsall CFLAGS='-O2 -g -DCHANNEL_LEAVES_OUT=0'
 	@tests/vm/run $(KERNEL) --seconds 3000 --daemon --show --shell \
-		'python3 /vmferry/tests/bench/hot_pages.py $(or $(TURNS),3) 64M 20 32 20000000 2000'
+		'python3 /vmferry/tests/bench/hot_pages.py $(or $(TURNS),5) 64M hot:30:40 12000000 60'
 
 check-includes:
 	tests/lib/check-includes
