@@ -84,6 +84,7 @@ int loop_run(struct loop *l)
 		}
 		l->nr = l->at = 0;
 	}
+	l->stop = false; /* it may be run again */
 	return 0;
 }
 

@@ -160,7 +160,13 @@ static void on_any_done(void *owner, enum precopy_job job, uint64_t bytes, uint6
 	(void)ns;
 	(void)sending_ns;
 	nr_done++;
-	loop_stop(loop);
+}
+
+static void wait_until_done(int nr)
+{
+	for (int i = 0; i < 500 && nr_done < nr; i++)
+		run_for_ms(10);
+	assert_int_equal(nr_done, nr);
 }
 
 static void what_is_dirty_again_is_left_to_the_next_round(void **state)
@@ -180,8 +186,7 @@ static void what_is_dirty_again_is_left_to_the_next_round(void **state)
 	precopy_start(&precopy, PRECOPY_ROUND, 0, 0);
 	precopy_placed(&precopy, 1);
 	read_pages(PAGES - 2);
-	if (!nr_done)
-		run_for_ms(5000);
+	wait_until_done(1);
 	precopy_counters(&precopy, &sum);
 	assert_int_equal(sum.raw_pages, PAGES - 2);
 	assert_int_equal(sum.again_pages, 2);
@@ -191,8 +196,7 @@ static void what_is_dirty_again_is_left_to_the_next_round(void **state)
 	area_publish(&area, 0, 0, 1 << 3);
 	precopy_start(&precopy, PRECOPY_REST, 0, 0);
 	read_pages(2);
-	while (nr_done < 2)
-		run_for_ms(5000);
+	wait_until_done(2);
 	precopy_close(&precopy);
 	dirty_close(precopy.dirty);
 	area_fini(&area);
