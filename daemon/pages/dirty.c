@@ -196,6 +196,17 @@ void dirty_close(struct dirty *d)
 	free(d);
 }
 
+static uint64_t generation_of(const struct area *a)
+{
+	return __atomic_load_n(&a->header->generation, __ATOMIC_ACQUIRE);
+}
+
+/* A read that writes what it read: no read before it can come after it. */
+static uint64_t generation_after(const struct area *a)
+{
+	return __atomic_fetch_or(&a->header->generation, 0, __ATOMIC_ACQ_REL);
+}
+
 /* ---- the kernel module's area, whose regions may come and go ---- */
 
 static int map_kmod(struct dirty *d)
@@ -241,8 +252,7 @@ static int read_kmod_table(struct dirty *d, struct view *views)
 			}
 	}
 	/* Pairs with the barrier after its first store in area_changed(). */
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	if (__atomic_load_n(&a->header->generation, __ATOMIC_RELAXED) != generation)
+	if (generation_after(a) != generation)
 		return -EAGAIN;
 	if (!err && found != d->nr)
 		err = -ESTALE;
@@ -300,11 +310,6 @@ void dirty_remove_kmod(struct dirty *d)
 	unmap_area(&d->kmod);
 }
 
-static uint64_t generation_of(const struct area *a)
-{
-	return __atomic_load_n(&a->header->generation, __ATOMIC_ACQUIRE);
-}
-
 static uint64_t take_word(const struct view *v, uint64_t w)
 {
 	/* Pairs with the OR in area_publish(): the page is protected again. */
@@ -355,9 +360,8 @@ static int collect_kmod(struct dirty *d, struct page_set *to, uint64_t *taken)
 		err = follow_kmod(d, to);
 	if (!err)
 		*taken += collect_area(&d->kmod, d->nr, to);
-	/* After the bits: a table that changed while we took them is seen now. */
-	__atomic_thread_fence(__ATOMIC_ACQUIRE);
-	if (!err && generation_of(&d->kmod) != d->kmod.generation)
+	/* A table that changed while we took them is seen now. */
+	if (!err && generation_after(&d->kmod) != d->kmod.generation)
 		err = follow_kmod(d, to);
 	if (!err && __atomic_load_n(&d->kmod.header->flags, __ATOMIC_ACQUIRE) & VMFERRY_AREA_BROKEN)
 		err = -EIO;
