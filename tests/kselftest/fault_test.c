@@ -5,7 +5,6 @@
  * Needs CONFIG_FAULT_INJECTION, CONFIG_FAILSLAB and CONFIG_FAIL_PAGE_ALLOC (see config).
  * Seen to fail: with a kobject_del() in sysfs_remove() of what could not be added (WARN).
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -114,29 +113,6 @@ TEST_F(fault, each_allocation_of_attach_may_fail)
 	close(req.mem_fd);
 }
 
-/* The attachment's thread is named after its VMM; ours is the only one. */
-static int find_thread(void)
-{
-	struct dirent *e;
-	char path[64], comm[32];
-	DIR *d = opendir("/proc");
-	int found = -1;
-
-	while (d && (e = readdir(d))) {
-		int fd;
-
-		if (atoi(e->d_name) <= 0)
-			continue;
-		snprintf(path, sizeof(path), "/proc/%.16s/comm", e->d_name);
-		fd = open(path, O_RDONLY);
-		if (fd >= 0 && read(fd, comm, 8) == 8 && !memcmp(comm, "vmferry/", 8))
-			found = atoi(e->d_name);
-		close(fd);
-	}
-	closedir(d);
-	return found;
-}
-
 static void inject(int thread, const char *percent)
 {
 	char path[64];
@@ -164,7 +140,7 @@ TEST_F(fault, the_thread_may_find_no_memory)
 		ASSERT_LE(0, fd);
 		h = mmap(NULL, VM_PAGE, PROT_READ, MAP_SHARED, fd, 0);
 		ASSERT_NE(MAP_FAILED, h);
-		thread = find_thread();
+		thread = attachment_thread();
 		ASSERT_LT(0, thread);
 		inject(thread, i % 3 ? "1" : "10");
 		errors += !!ioctl(fd, VMFERRY_START, 0);

@@ -5,7 +5,6 @@
  *
  *   harvest_bench [TURNS [MILLISECONDS]]
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,28 +66,6 @@ static uint64_t cpu_ns(int pid)
 		return 0;
 	close(fd);
 	return strtoull(text, NULL, 10);
-}
-
-static int find_thread(void)
-{
-	struct dirent *e;
-	DIR *d = opendir("/proc");
-	int found = -1;
-
-	while (d && (e = readdir(d))) {
-		char path[64], comm[32] = "";
-		int fd;
-
-		if (atoi(e->d_name) <= 0)
-			continue;
-		snprintf(path, sizeof(path), "/proc/%.16s/comm", e->d_name);
-		fd = open(path, O_RDONLY);
-		if (fd >= 0 && read(fd, comm, sizeof(comm) - 1) > 8 && !memcmp(comm, "vmferry/", 8))
-			found = atoi(e->d_name);
-		close(fd);
-	}
-	closedir(d);
-	return found;
 }
 
 /* Each write adds one to the first word of its page. */
@@ -178,7 +155,7 @@ static double idle_percent(int dev, struct vm *vm, bool logging)
 	if (fd < 0 || (logging && ioctl(fd, VMFERRY_START, 0)))
 		die("attach");
 	usleep(1000000);
-	thread = find_thread();
+	thread = attachment_thread();
 	cpu = cpu_ns(thread);
 	start = now_ns();
 	usleep(10000000);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include "vm.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -348,4 +349,30 @@ int harvest(int fd, uint32_t flags)
 	struct vmferry_harvest h = { .size = sizeof(h), .flags = flags };
 
 	return ioctl(fd, VMFERRY_HARVEST, &h);
+}
+
+/** attachment_thread() - pid of an attachment's kernel thread, named after its VMM; -1: there is none */
+int attachment_thread(void)
+{
+	struct dirent *e;
+	DIR *d = opendir("/proc");
+	int found = -1;
+
+	while (d && (e = readdir(d))) {
+		char path[64], comm[32] = "";
+		int fd;
+
+		if (atoi(e->d_name) <= 0)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%.16s/comm", e->d_name);
+		fd = open(path, O_RDONLY);
+		if (fd < 0)
+			continue;
+		if (read(fd, comm, sizeof(comm) - 1) > 8 && !memcmp(comm, "vmferry/", 8))
+			found = atoi(e->d_name);
+		close(fd);
+	}
+	if (d)
+		closedir(d);
+	return found;
 }

@@ -70,5 +70,6 @@ uint64_t consumer_collect(struct consumer *c);
 long consumer_first_difference(const struct consumer *c);
 void consumer_close(struct consumer *c);
 int harvest(int fd, uint32_t flags);
+int attachment_thread(void);
 
 #endif
