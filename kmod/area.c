@@ -181,7 +181,7 @@ void area_changed(struct area *a)
 }
 
 /**
- * area_publish() - make pages visible to the consumer
+ * publish() - make pages visible to the consumer
  * @a: the area
  * @region: index of the region
  * @word: 64-bit word of its bitmap
@@ -190,7 +190,7 @@ void area_changed(struct area *a)
  * Only for pages that are write-protected again: see harvest.c.
  * Return: how many were not set before
  */
-u32 area_publish(struct area *a, unsigned int region, u64 word, u64 bits)
+static u32 publish(struct area *a, unsigned int region, u64 word, u64 bits)
 {
 	struct area_region *r = &a->region[region];
 	u64 old = atomic64_fetch_or(bits, (atomic64_t *)&r->bitmap[word]);
@@ -211,9 +211,9 @@ void area_publish_all(struct area *a, unsigned int region)
 	u64 nr = a->region[region].nr_pages;
 
 	for (u64 w = 0; w < nr / 64; w++)
-		area_publish(a, region, w, ~0ULL);
+		publish(a, region, w, ~0ULL);
 	if (nr % 64)
-		area_publish(a, region, nr / 64, (1ULL << (nr % 64)) - 1);
+		publish(a, region, nr / 64, (1ULL << (nr % 64)) - 1);
 }
 
 /** area_begin_harvest() - heat grows by one at most until the next */
@@ -223,8 +223,8 @@ void area_begin_harvest(struct area *a)
 		a->harvest = 1;
 }
 
-/** area_heat() - this harvest found pages of @word dirty; the counter stays at its most */
-void area_heat(struct area *a, unsigned int region, u64 word)
+/* This harvest found pages of @word dirty; the counter stays at its most. */
+static void heat(struct area *a, unsigned int region, u64 word)
 {
 	struct area_region *r = &a->region[region];
 	u64 at = word >> (HEAT_SHIFT - 6);
@@ -236,6 +236,23 @@ void area_heat(struct area *a, unsigned int region, u64 word)
 	old = READ_ONCE(r->heat[at]);
 	if (old < U8_MAX)
 		WRITE_ONCE(r->heat[at], old + 1);
+}
+
+/**
+ * area_found() - this harvest found pages of @word dirty: they are published, the block is heated
+ * @a: the area
+ * @region: index of the region
+ * @word: 64-bit word of its bitmap
+ * @bits: pages of it, as for publish(); none: nothing happens
+ *
+ * Return: how many were not set before
+ */
+u32 area_found(struct area *a, unsigned int region, u64 word, u64 bits)
+{
+	if (!bits)
+		return 0;
+	heat(a, region, word);
+	return publish(a, region, word, bits);
 }
 
 /** area_cool() - half of all heat */

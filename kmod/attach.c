@@ -76,6 +76,14 @@ int attach_vm_ioctl(struct attachment *a, unsigned int cmd, unsigned long arg)
 	return a->vm_file->f_op->unlocked_ioctl(a->vm_file, cmd, arg);
 }
 
+static void drop_scratch(struct attachment *a)
+{
+	if (a->scratch)
+		vm_munmap(a->scratch, a->scratch_len);
+	a->scratch = 0;
+	a->scratch_len = 0;
+}
+
 /**
  * attach_scratch() - @len bytes in the VMM for the arguments of KVM's ioctls; adopted
  * @a: the attachment
@@ -90,10 +98,7 @@ int attach_scratch(struct attachment *a, size_t len, void __user **at)
 
 	len = PAGE_ALIGN(len);
 	if (len > a->scratch_len) {
-		if (a->scratch)
-			vm_munmap(a->scratch, a->scratch_len);
-		a->scratch = 0;
-		a->scratch_len = 0;
+		drop_scratch(a);
 		addr = vm_mmap(NULL, 0, len, PROT_READ | PROT_WRITE,
 			       MAP_PRIVATE | MAP_ANONYMOUS, 0);
 		if (IS_ERR_VALUE(addr))
@@ -258,11 +263,8 @@ static int carry_out(struct attachment *a, enum attach_op op)
 	case OP_NONE:
 		break;
 	}
-	if (op == OP_STOP && a->scratch) {
-		vm_munmap(a->scratch, a->scratch_len);
-		a->scratch = 0;
-		a->scratch_len = 0;
-	}
+	if (op == OP_STOP)
+		drop_scratch(a);
 	attach_unadopt(a);
 	return err;
 }

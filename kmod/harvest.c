@@ -45,20 +45,14 @@ static u32 publish_stage(struct attachment *a, u32 n)
 		if (r < 0)
 			continue;
 		if (r != region || e->page / 64 != word) {
-			if (bits) {
-				fresh += area_publish(&a->area, region, word, bits);
-				area_heat(&a->area, region, word);
-			}
+			fresh += area_found(&a->area, region, word, bits);
 			region = r;
 			word = e->page / 64;
 			bits = 0;
 		}
 		bits |= 1ULL << (e->page % 64);
 	}
-	if (bits) {
-		fresh += area_publish(&a->area, region, word, bits);
-		area_heat(&a->area, region, word);
-	}
+	fresh += area_found(&a->area, region, word, bits);
 	trace_vmferry_publish(a->id, fresh);
 	return fresh;
 }
@@ -156,8 +150,7 @@ static int harvest_slot_log(struct attachment *a, const struct memslot *s, u32 *
 		if (w == s->npages / 64)
 			bits &= (1ULL << (s->npages % 64)) - 1;
 		atomic64_add(hweight64(bits), &a->area.harvested);
-		*fresh += area_publish(&a->area, s->region, w, bits);
-		area_heat(&a->area, s->region, w);
+		*fresh += area_found(&a->area, s->region, w, bits);
 	}
 	return err;
 }

@@ -456,6 +456,13 @@ static u64 move_pushed(struct watch_region *r)
 	return n;
 }
 
+static void move_all_pushed(struct watch *w)
+{
+	for (int r = 0; r < VMFERRY_MAX_REGIONS; r++)
+		if (w->region[r])
+			w->nr_waiting += move_pushed(w->region[r]);
+}
+
 static u32 publish_waiting(struct watch *w, int region, bool keep)
 {
 	struct watch_region *r = w->region[region];
@@ -467,8 +474,7 @@ static u32 publish_waiting(struct watch *w, int region, bool keep)
 		while (sum) {
 			u64 word = s * BITS_PER_LONG + __ffs(sum);
 
-			n += area_publish(&w->a->area, region, word, r->waiting.words[word]);
-			area_heat(&w->a->area, region, word);
+			n += area_found(&w->a->area, region, word, r->waiting.words[word]);
 			if (!keep)
 				r->waiting.words[word] = 0;
 			sum &= sum - 1;
@@ -564,9 +570,7 @@ u32 watch_advance(struct watch *w)
 		w->nr_waiting = 0;
 	}
 	if (!w->has_waiting) {
-		for (int r = 0; r < VMFERRY_MAX_REGIONS; r++)
-			if (w->region[r])
-				w->nr_waiting += move_pushed(w->region[r]);
+		move_all_pushed(w);
 		if (w->nr_waiting)
 			w->has_waiting = !note_until(w);
 		if (w->nr_waiting && !w->has_waiting)
@@ -578,9 +582,7 @@ u32 watch_advance(struct watch *w)
 /** watch_publish_tail() - the vCPUs stand still: publish all there is, and keep it */
 u32 watch_publish_tail(struct watch *w)
 {
-	for (int r = 0; r < VMFERRY_MAX_REGIONS; r++)
-		if (w->region[r])
-			w->nr_waiting += move_pushed(w->region[r]);
+	move_all_pushed(w);
 	if (!w->nr_waiting)
 		return 0;
 	if (READ_ONCE(debug_publish_early))
