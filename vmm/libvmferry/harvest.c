@@ -61,7 +61,7 @@ struct harvester {
 	pthread_t thread;
 	bool thread_is_up;
 	bool quit;   /* @lock */
-	bool by_kmod; /* logging, but the module has the rings; @lock */
+	bool by_kmod; /* logging, but the module has the rings; written under @lock, atomic */
 	uint32_t logging; /* written under @lock, read by harvest_mark() without */
 	uint32_t fullest; /* entries of the fullest ring at the last harvest; @lock */
 };
@@ -384,7 +384,7 @@ int harvest_start(struct harvester *h, bool marks_only)
 	if (is_logging(h)) {
 		err = marks_only == h->by_kmod ? 0 : -EBUSY;
 	} else {
-		h->by_kmod = marks_only;
+		__atomic_store_n(&h->by_kmod, marks_only, __ATOMIC_RELAXED);
 		for (unsigned int i = 0; i < h->nr_ram && !err && !marks_only; i++)
 			err = set_slot_logging(h, i, true);
 		/* Pairs with the read in harvest_mark(): who read 0 there wrote before this. */
@@ -412,7 +412,7 @@ int harvest_stop(struct harvester *h)
 			ring_lose(&h->rings[i]);
 		if (h->ring_entries && !h->by_kmod && collect_rings_locked(h))
 			reset_rings_locked(h);
-		h->by_kmod = false;
+		__atomic_store_n(&h->by_kmod, false, __ATOMIC_RELAXED);
 		__atomic_store_n(&h->logging, 0, __ATOMIC_SEQ_CST);
 		area_set_flag(h->area, VMFERRY_AREA_LOGGING, 0);
 	}
@@ -420,15 +420,10 @@ int harvest_stop(struct harvester *h)
 	return err;
 }
 
-/** harvest_is_by_kmod() - has the kernel module the rings now? */
-bool harvest_is_by_kmod(struct harvester *h)
+/** harvest_is_by_kmod() - has the kernel module the rings now? Waits for no harvest: any thread may ask */
+bool harvest_is_by_kmod(const struct harvester *h)
 {
-	bool is;
-
-	pthread_mutex_lock(&h->lock);
-	is = h->by_kmod;
-	pthread_mutex_unlock(&h->lock);
-	return is;
+	return __atomic_load_n(&h->by_kmod, __ATOMIC_RELAXED);
 }
 
 /**

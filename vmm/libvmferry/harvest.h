@@ -13,7 +13,7 @@ struct harvester;
 int harvester_open(const struct vmferry_config *cfg, struct area *area, struct harvester **out);
 void harvester_close(struct harvester *h);
 int harvest_start(struct harvester *h, bool marks_only);
-bool harvest_is_by_kmod(struct harvester *h);
+bool harvest_is_by_kmod(const struct harvester *h);
 int harvest_stop(struct harvester *h);
 int harvest_run(struct harvester *h);
 int harvest_mark(struct harvester *h, uint64_t gpa, uint64_t len);
