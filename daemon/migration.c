@@ -71,6 +71,15 @@ void migration_blame(struct migration *m, const char *fmt, ...)
 	va_end(ap);
 }
 
+/** migration_blame_tracker() - its dirty pages cannot be @done */
+void migration_blame_tracker(struct migration *m, const char *done, int status)
+{
+	const char *why = vm_tracker_why(m->vm);
+
+	migration_blame(m, "its dirty pages cannot be %s: %s%s%s", done, why, why[0] ? ": " : "",
+			strerror(-status));
+}
+
 uint64_t migration_limit_ns(const struct migration *m)
 {
 	return m->params.downtime_limit_ms * NS_PER_MS;
@@ -238,8 +247,7 @@ static void on_harvested(void *arg, int status, const void *body, uint32_t len)
 	if (m->state > SRC_PREPARED)
 		return;
 	if (status) {
-		migration_blame(m, "its dirty pages cannot be harvested: %s%s%s", vm_tracker_why(m->vm),
-				vm_tracker_why(m->vm)[0] ? ": " : "", strerror(-status));
+		migration_blame_tracker(m, "harvested", status);
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}

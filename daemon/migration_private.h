@@ -53,6 +53,7 @@ struct migration {
 void migration_step(struct migration *m, enum src_event event);
 void migration_set_status(struct migration *m, enum migration_status s);
 void __attribute__((format(printf, 2, 3))) migration_blame(struct migration *m, const char *fmt, ...);
+void migration_blame_tracker(struct migration *m, const char *done, int status);
 int migration_collect(struct migration *m);
 void migration_note_tracker(struct migration *m);
 uint64_t migration_limit_ns(const struct migration *m);

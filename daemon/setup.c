@@ -105,8 +105,7 @@ static void on_logging(void *arg, int status, const void *body, uint32_t len)
 	if (m->state != SRC_PRECOPY || migration_is_over(m->status))
 		return;
 	if (status) {
-		migration_blame(m, "its dirty pages cannot be logged: %s%s%s", vm_tracker_why(m->vm),
-				vm_tracker_why(m->vm)[0] ? ": " : "", strerror(-status));
+		migration_blame_tracker(m, "logged", status);
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}

@@ -205,38 +205,27 @@ static int send_stripe(struct channel_sender *c, unsigned int region, uint64_t f
 	return err;
 }
 
-static int send_word(struct channel_sender *c, unsigned int region, uint64_t word, uint64_t bits)
+/*
+ * Our stripes of a word. @clean_only: leave out what is dirty again; it stays so until the
+ * next round takes it: nothing collects during a job.
+ */
+static int send_word(struct channel_sender *c, unsigned int region, uint64_t word, uint64_t bits,
+		     bool clean_only)
 {
+	uint64_t again = clean_only ? bits & dirty_peek(c->share->dirty, region, word) : 0;
 	int err = 0;
 
 	for (uint64_t s = 0; s < 64 / STRIPE_PAGES && !err; s++) {
-		uint32_t part = (uint32_t)(bits >> (s * STRIPE_PAGES)) & 0xffff;
-		uint64_t stripe = word * (64 / STRIPE_PAGES) + s;
+		uint64_t stripe = word * (64 / STRIPE_PAGES) + s, own = 0xffffULL << (s * STRIPE_PAGES);
+		uint32_t part = (uint32_t)((bits & ~again & own) >> (s * STRIPE_PAGES));
 
-		if (part && stripe % c->share->nr_channels == c->index)
-			err = send_stripe(c, region, stripe * STRIPE_PAGES, part);
+		if (!(bits & own) || stripe % c->share->nr_channels != c->index)
+			continue;
+		if (again & own)
+			channel_count(&c->counters.again_pages, (uint64_t)__builtin_popcountll(again & own));
+		err = send_stripe(c, region, stripe * STRIPE_PAGES, part);
 	}
 	return err;
-}
-
-static uint64_t own_pages(const struct channel_sender *c, uint64_t word, uint64_t bits)
-{
-	uint64_t own = 0;
-
-	for (uint64_t s = 0; s < 64 / STRIPE_PAGES; s++)
-		if ((word * (64 / STRIPE_PAGES) + s) % c->share->nr_channels == c->index)
-			own |= bits & 0xffffULL << (s * STRIPE_PAGES);
-	return own;
-}
-
-/* What is dirty again stays so until the next round takes it: nothing collects during a job. */
-static int send_clean(struct channel_sender *c, unsigned int region, uint64_t word, uint64_t bits)
-{
-	uint64_t own = own_pages(c, word, bits), again = own & dirty_peek(c->share->dirty, region, word);
-
-	if (again)
-		channel_count(&c->counters.again_pages, (uint64_t)__builtin_popcountll(again));
-	return send_word(c, region, word, own & ~again);
 }
 
 static size_t put_off_size(const struct region *r)
@@ -286,10 +275,8 @@ static int send_turn(struct channel_sender *c, const struct page_set *set, bool 
 			for (uint64_t sum = b->summary[u]; sum && !err; sum &= sum - 1) {
 				uint64_t w = u * 64 + (uint64_t)__builtin_ctzll(sum);
 
-				if (!runs)
-					err = send_word(c, r, w, b->words[w]);
-				else if (is_put_off(c, r, w, second) == second)
-					err = send_clean(c, r, w, b->words[w]);
+				if (!runs || is_put_off(c, r, w, second) == second)
+					err = send_word(c, r, w, b->words[w], runs);
 			}
 			if (err)
 				return err;

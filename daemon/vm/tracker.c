@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,9 +74,8 @@ static void put(struct tracker *t)
 	pthread_mutex_unlock(&t->lock);
 	if (!last)
 		return;
-	if (t->fd >= 0)
-		close(t->fd);
-	close(t->vm_fd);
+	if (t->vm_fd >= 0)
+		close(t->vm_fd);
 	pthread_cond_destroy(&t->wake);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
@@ -83,10 +83,31 @@ static void put(struct tracker *t)
 
 /* ---- the thread ---- */
 
-static int explain(struct tracker *t, int err, const char *text)
+static int __attribute__((format(printf, 3, 4))) explain(struct tracker *t, int err, const char *fmt, ...)
 {
-	snprintf(t->why, sizeof(t->why), "%s", text);
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(t->why, sizeof(t->why), fmt, ap);
+	va_end(ap);
 	return err;
+}
+
+static int explain_attach(struct tracker *t, int err)
+{
+	switch (err) {
+	case -EPERM:
+		return explain(t, err, "process %d is not the VMM that made this VM", t->pid);
+	case -EBUSY:
+		return explain(t, err, "somebody else has attached to its dirty rings (its VMM is process %d)",
+			       t->pid);
+	case -ESRCH:
+		return explain(t, err, "its VMM (process %d) has exited", t->pid);
+	case -ENODEV:
+		return explain(t, err, "this kernel shows no pushes to dirty rings; module and KVM do not fit");
+	default:
+		return explain(t, err, "the module cannot attach to its VMM, process %d", t->pid);
+	}
 }
 
 static int attach(struct tracker *t)
@@ -96,34 +117,20 @@ static int attach(struct tracker *t)
 				      .vm_fd = t->vm_fd };
 	CLEANUP_CLOSE int dev = open(DEVICE, O_RDWR | O_CLOEXEC);
 	CLEANUP_CLOSE int mem = -1;
-	char text[160];
-	int err = errno;
+	char path[32];
 
-	if (dev < 0) {
-		snprintf(text, sizeof(text), err == ENOENT ?
-			 DEVICE " is not there: the module is not loaded (modprobe vmferry)" :
-			 "cannot open " DEVICE ": %s", strerror(err));
-		return explain(t, -err, text);
-	}
-	snprintf(text, sizeof(text), "/proc/%d/mem", t->pid);
-	mem = open(text, O_RDONLY | O_CLOEXEC);
-	if (mem < 0) {
-		err = errno;
-		snprintf(text, sizeof(text), "cannot open /proc/%d/mem, which shows the right to trace the VMM: %s",
-			 t->pid, strerror(err));
-		return explain(t, -err, text);
-	}
+	if (dev < 0 && errno == ENOENT)
+		return explain(t, -ENOENT, DEVICE " is not there: the module is not loaded (modprobe vmferry)");
+	if (dev < 0)
+		return explain(t, -errno, "cannot open " DEVICE ": %s", strerror(errno));
+	snprintf(path, sizeof(path), "/proc/%d/mem", t->pid);
+	mem = open(path, O_RDONLY | O_CLOEXEC);
+	if (mem < 0)
+		return explain(t, -errno, "cannot open %s, which shows the right to trace the VMM: %s", path,
+			       strerror(errno));
 	req.mem_fd = mem;
 	t->fd = ioctl(dev, VMFERRY_ATTACH, &req);
-	if (t->fd >= 0)
-		return 0;
-	err = errno;
-	snprintf(text, sizeof(text), err == EPERM ? "process %d is not the VMM that made this VM" :
-		 err == EBUSY ? "somebody else has attached to its dirty rings (its VMM is process %d)" :
-		 err == ESRCH ? "its VMM (process %d) has exited" :
-		 err == ENODEV ? "this kernel shows no pushes to dirty rings; module and KVM do not fit (VMM: process %d)" :
-		 "the module cannot attach to its VMM, process %d", t->pid);
-	return explain(t, -err, text);
+	return t->fd < 0 ? explain_attach(t, -errno) : 0;
 }
 
 static int harvest(struct tracker *t, uint32_t flags)
@@ -181,8 +188,10 @@ static void *tracker_thread(void *arg)
 	}
 	pthread_mutex_unlock(&t->lock);
 	/* The area is not mapped any more: our fd is the last, and closing it waits, here. */
-	if (t->fd >= 0)
+	if (t->fd >= 0) {
 		ioctl(t->fd, VMFERRY_STOP, 0);
+		close(t->fd);
+	}
 	put(t);
 	return NULL;
 }

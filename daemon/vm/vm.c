@@ -211,7 +211,11 @@ static struct vm_asked *asked_new(struct vm *vm, vm_answer_fn answer, void *arg)
 	return a;
 }
 
-static void close_tracker(struct vm *vm)
+/**
+ * vm_gone() - its VMM is not there any more: what is owed by the module is answered
+ * Its area stays mapped until the last vm_put(): channels may be looking at it.
+ */
+void vm_gone(struct vm *vm)
 {
 	struct tracker *t = vm->tracker;
 
@@ -223,16 +227,7 @@ static void close_tracker(struct vm *vm)
 static void drop_tracker(struct vm *vm)
 {
 	dirty_remove_kmod(vm->dirty); /* else the mapping, not the tracker's thread, would be the last to let go */
-	close_tracker(vm);
-}
-
-/**
- * vm_gone() - its VMM is not there any more: what is owed by the module is answered
- * Its area stays mapped until the last vm_put(): channels may be looking at it.
- */
-void vm_gone(struct vm *vm)
-{
-	close_tracker(vm);
+	vm_gone(vm);
 }
 
 static void start_vmm_log(struct vm *vm, uint32_t flags, vm_answer_fn answer, void *arg)
