@@ -117,17 +117,19 @@ TEST(a_module_in_use_is_not_unloaded)
 
 TEST(an_unused_module_unloads_and_loads_again)
 {
-	const char *path = getenv("VMFERRY_KO");
+	const char *path = getenv("VMFERRY_KO"); /* where it is not installed for modprobe */
 	int fd;
 
-	if (!path)
-		SKIP(return, "VMFERRY_KO does not say where vmferry.ko is");
 	ASSERT_EQ(0, syscall(SYS_delete_module, "vmferry", O_NONBLOCK));
 	EXPECT_EQ(-1, open("/dev/vmferry", O_RDWR));
-	fd = open(path, O_RDONLY);
-	ASSERT_LE(0, fd);
-	ASSERT_EQ(0, syscall(SYS_finit_module, fd, "", 0));
-	close(fd);
+	if (path) {
+		fd = open(path, O_RDONLY);
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(0, syscall(SYS_finit_module, fd, "", 0));
+		close(fd);
+	} else {
+		ASSERT_EQ(0, system("modprobe vmferry"));
+	}
 	fd = open("/dev/vmferry", O_RDWR);
 	EXPECT_LE(0, fd);
 	close(fd);

@@ -152,6 +152,17 @@ def in_room(path, cmd, env=None):
                **({'env': env} if env else {}))
 
 
+def room_env():
+    env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C', 'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
+    env.pop('APT_CONFIG', None)
+    return env
+
+
+def install_in_room(path, packages):
+    in_room(path, ['apt-get', '-q', 'update'], room_env())
+    in_room(path, ['apt-get', '-qy', '--no-install-recommends', 'install', *packages], room_env())
+
+
 def room(series):
     """A chroot in which modules for a series can be built, its headers installed: (path, build folder in it)."""
     suite = KERNELS[series][1]
@@ -171,10 +182,7 @@ def room(series):
                 f.write(ROOM_PACKAGES)
         if not os.path.isdir(os.path.join(path, f'usr/src/linux-headers-{release}')):
             say(f'installing the headers of {release}')
-            env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C', 'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
-            env.pop('APT_CONFIG', None)
-            in_room(path, ['apt-get', '-q', 'update'], env)
-            in_room(path, ['apt-get', '-qy', '--no-install-recommends', 'install', f'linux-headers-{release}'], env)
+            install_in_room(path, [f'linux-headers-{release}'])
     return path, f'/usr/src/linux-headers-{release}'
 
 
@@ -212,13 +220,11 @@ def debug_kernel():
         version = show(f'linux-headers-{newest(DEBUG_SERIES)}')['Version']
         tree = f'/usr/src/vmferry-debug-{version.replace("~", "-")}-{mark}'
         at = path + tree
-        env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C', 'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
-        env.pop('APT_CONFIG', None)
+        env = room_env()
         if not os.path.exists(at + '/.complete'):
             shutil.rmtree(at, ignore_errors=True)
             os.makedirs(at)
-            in_room(path, ['apt-get', '-q', 'update'], env)
-            in_room(path, ['apt-get', '-qy', '--no-install-recommends', 'install', *KERNEL_PACKAGES], env)
+            install_in_room(path, KERNEL_PACKAGES)
             with tempfile.TemporaryDirectory() as to:
                 unpack(download(f'linux-source-{DEBUG_SERIES}', version), to)
                 run(['tar', '-C', at, '-xf', glob.glob(f'{to}/usr/src/linux-source-*.tar.xz')[0], '--strip-components=1'])
