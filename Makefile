@@ -25,6 +25,7 @@ all:
 include vmm/libvmferry/Makefile
 include vmm/ferryvm/Makefile
 include vmm/guest/Makefile
+include bpf/Makefile
 include daemon/Makefile
 include tests/unit/Makefile
 include tests/bench/Makefile
@@ -37,8 +38,8 @@ $(OUT)/%.o: %.c
 	$(CC) $(ALL_CFLAGS) $(INCLUDES_$(firstword $(subst /, ,$*))) -c $< -o $@
 
 INCLUDES_vmm = -Iuapi -Ivmm/libvmferry
-INCLUDES_daemon = -Iuapi -Idaemon
-INCLUDES_tests = -Iuapi -Idaemon -Ivmm/libvmferry
+INCLUDES_daemon = -Iuapi -Idaemon -Ibpf
+INCLUDES_tests = -Iuapi -Idaemon -Ivmm/libvmferry -Ibpf
 
 deps:
 	@DEPS=$(DEPS) tests/lib/install-packages

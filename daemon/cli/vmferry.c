@@ -16,6 +16,8 @@ struct cli {
 	int as_json, detach;
 	json_t *params;
 	int run_here; /* resolve: 1 here, 0 gone, -1 not said */
+	int pid; /* watch: whose guest */
+	double min_ms, seconds; /* watch: tell of stalls from there; stop after that long, 0: never */
 };
 
 static const char usage[] =
@@ -30,6 +32,8 @@ static const char usage[] =
 	"  events                   follow what happens, one JSON object a line\n"
 	"  resolve VM               a guest held after a lost GO: --gone (it runs there; never\n"
 	"                           here again) or --run-here (it surely does not run there)\n"
+	"  watch --pid PID          how long the guest of any VMM here stands still, stock QEMU's\n"
+	"                           too; needs no daemon; --min MS (1), --seconds S\n"
 	"\n"
 	"options of migrate:\n"
 	"  --downtime-limit MS      longest time the guest may stand still, all included (300)\n"
@@ -170,13 +174,26 @@ static int do_events(struct client *c, struct cli *o, char **args)
 	return EXIT_NO_DAEMON;
 }
 
+static int do_watch(struct client *c, struct cli *o, char **args)
+{
+	(void)c;
+	(void)args;
+	if (o->pid <= 0) {
+		fprintf(stderr, "vmferry: watch needs --pid, the process of a VMM\n");
+		return EXIT_BAD_USAGE;
+	}
+	return watch_stalls(o->pid, o->min_ms, o->seconds, o->as_json);
+}
+
 static const struct verb {
 	const char *name;
 	int least, most;
 	int (*run)(struct client *c, struct cli *o, char **args);
+	int is_alone; /* needs no daemon */
 } verbs[] = {
-	{ "list", 0, 0, do_list },     { "migrate", 2, 2, do_migrate }, { "status", 0, 1, do_status },
-	{ "cancel", 1, 1, do_cancel }, { "events", 0, 0, do_events },	{ "resolve", 1, 1, do_resolve },
+	{ "list", 0, 0, do_list, 0 },     { "migrate", 2, 2, do_migrate, 0 }, { "status", 0, 1, do_status, 0 },
+	{ "cancel", 1, 1, do_cancel, 0 }, { "events", 0, 0, do_events, 0 },   { "resolve", 1, 1, do_resolve, 0 },
+	{ "watch", 0, 0, do_watch, 1 },
 };
 
 static const struct option longs[] = {
@@ -184,7 +201,8 @@ static const struct option longs[] = {
 	{ "detach", 0, NULL, 'd' },	 { "downtime-limit", 1, NULL, 'l' }, { "strict", 0, NULL, 'S' },
 	{ "no-strict", 0, NULL, 'N' },	 { "channels", 1, NULL, 'c' },	  { "max-bandwidth", 1, NULL, 'b' },
 	{ "compress", 1, NULL, 'z' },	 { "throttle", 0, NULL, 't' },	  { "timeout", 1, NULL, 'o' },
-	{ "run-here", 0, NULL, 'r' },	 { "gone", 0, NULL, 'g' },	  { NULL, 0, NULL, 0 },
+	{ "run-here", 0, NULL, 'r' },	 { "gone", 0, NULL, 'g' },	  { "pid", 1, NULL, 'p' },
+	{ "min", 1, NULL, 'm' },	 { "seconds", 1, NULL, 'e' },	  { NULL, 0, NULL, 0 },
 };
 
 /* A number with K, M, G, T (powers of 1024); -1: none. */
@@ -213,14 +231,30 @@ static int set_number(struct cli *o, const char *key, const char *text)
 	return json_object_set_new(o->params, key, json_integer(n));
 }
 
+static int set_double(const char *text, double *to)
+{
+	char *end;
+
+	*to = strtod(text, &end);
+	if (end != text && !*end && *to >= 0)
+		return 0;
+	fprintf(stderr, "vmferry: \"%s\" is not a number\n", text);
+	return -EINVAL;
+}
+
 static int take_option(struct cli *o, int c)
 {
+	double number;
+
 	switch (c) {
 	case 's': o->socket = optarg; return 0;
 	case 'j': o->as_json = 1; return 0;
 	case 'd': o->detach = 1; return 0;
 	case 'r': o->run_here = 1; return 0;
 	case 'g': o->run_here = 0; return 0;
+	case 'p': return set_double(optarg, &number) ? -EINVAL : (o->pid = (int)number, 0);
+	case 'm': return set_double(optarg, &o->min_ms);
+	case 'e': return set_double(optarg, &o->seconds);
 	case 'l': return set_number(o, "downtime-limit", optarg);
 	case 'c': return set_number(o, "multifd-channels", optarg);
 	case 'b': return set_number(o, "max-bandwidth", optarg);
@@ -237,7 +271,7 @@ static int take_option(struct cli *o, int c)
 static int run(struct cli *o, const struct verb *v, char **args)
 {
 	struct client *c = NULL;
-	int err = client_open(o->socket, &c), code;
+	int err = v->is_alone ? 0 : client_open(o->socket, &c), code;
 
 	if (err) {
 		fprintf(stderr, "vmferry: no vmferryd answers at %s: %s; is it running, and may you use it?\n",
@@ -251,7 +285,7 @@ static int run(struct cli *o, const struct verb *v, char **args)
 
 int main(int argc, char **argv)
 {
-	struct cli o = { .socket = CONTROL_SOCKET, .params = json_object(), .run_here = -1 };
+	struct cli o = { .socket = CONTROL_SOCKET, .params = json_object(), .run_here = -1, .min_ms = 1 };
 	int c, n, code = EXIT_BAD_USAGE;
 
 	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
