@@ -29,6 +29,8 @@
 #include "pages/warm.h"
 
 #define LINGER_NS (5 * NS_PER_S)
+#define ENTRY_LOOK_NS 100000ULL
+#define ENTRY_PATIENCE_NS (20 * NS_PER_MS)
 #define MAX_STATE (1ULL << 32)
 
 struct incoming {
@@ -51,7 +53,11 @@ struct incoming {
 	uint32_t taken_attempt; /* the last one passed on as DEV_RECEIVED */
 	uint32_t placed_round;	/* the last one told as WIRE_PLACED */
 	uint64_t load_asked_ns, load_ns;
+	uint64_t device_ns[WIRE_MAX_DEVICES];
 	uint64_t first_entry_ns;
+	int probe_slot;
+	struct loop_timer entry_patience; /* the probe has not seen the first entry yet */
+	uint64_t ran_ns;
 	bool is_over;
 	enum dst_state state;
 	char error[WIRE_TEXT_LEN];
@@ -102,6 +108,8 @@ static void free_incoming(struct incoming *in)
 	peer_close(in->peer);
 	loop_event_fini(&in->received);
 	loop_timer_fini(&in->linger);
+	loop_timer_fini(&in->entry_patience);
+	blackout_unwatch(in->f->blackouts, in->probe_slot);
 	if (in->vm && in->vm->watcher == &in->watcher)
 		in->vm->watcher = NULL;
 	vm_put(in->vm);
@@ -179,19 +187,36 @@ static void prepare(struct incoming *in)
 		step(in, DEV_PEER_LOST);
 }
 
+/* @type: WIRE_READY, or of a try that was called off WIRE_DROPPED */
+static void tell_loaded(struct incoming *in, enum wire_type type)
+{
+	struct wire_ready r = { .attempt = in->taken_attempt,
+				.nr_devices = in->vm->nr_devices,
+				.load_ns = in->load_ns };
+
+	memcpy(r.device_ns, in->device_ns, sizeof(r.device_ns));
+	if (peer_send(in->peer, type, &r, sizeof(r)))
+		step(in, DEV_PEER_LOST);
+}
+
 static void on_loaded(void *arg, int status, const void *body, uint32_t len)
 {
 	struct incoming *in = arg;
+	bool was_dropped;
 
-	(void)body;
-	(void)len;
 	in->load_ns = now_ns() - in->load_asked_ns;
 	if (status) {
 		blame(in, "its VMM cannot load the state: %s", strerror(-status));
 		step(in, DEV_VMM_LOST);
 		return;
 	}
+	memset(in->device_ns, 0, sizeof(in->device_ns));
+	if (len <= sizeof(in->device_ns))
+		memcpy(in->device_ns, body, len);
+	was_dropped = in->state == DST_DROPPING;
 	step(in, DEV_LOADED);
+	if (was_dropped && in->state == DST_PREPARED)
+		tell_loaded(in, WIRE_DROPPED);
 }
 
 /* The answer may outlive the incoming: it then finds the VM's watcher changed. */
@@ -202,6 +227,20 @@ static void load_answered(void *arg, int status, const void *body, uint32_t len)
 	if (vm->watcher && vm->watcher->owner)
 		on_loaded(vm->watcher->owner, status, body, len);
 	vm_put(vm);
+}
+
+/* The VMM answers when it lets the first vCPU go; the probe sees it enter a moment later. */
+static void look_for_entry(void *owner)
+{
+	struct incoming *in = owner;
+
+	if (in->state != DST_STARTING)
+		return;
+	if (in->probe_slot >= 0 && !blackout_first_entry_ns(in->f->blackouts, in->probe_slot) &&
+	    now_ns() - in->ran_ns < ENTRY_PATIENCE_NS)
+		loop_timer_at(&in->entry_patience, now_ns() + ENTRY_LOOK_NS);
+	else
+		step(in, DEV_RAN);
 }
 
 static void on_ran(struct incoming *in, int status, const void *body, uint32_t len)
@@ -216,7 +255,8 @@ static void on_ran(struct incoming *in, int status, const void *body, uint32_t l
 	if (len == sizeof(r))
 		memcpy(&r, body, sizeof(r));
 	in->first_entry_ns = r.first_entry_ns;
-	step(in, DEV_RAN);
+	in->ran_ns = now_ns();
+	look_for_entry(in);
 }
 
 static void run_answered(void *arg, int status, const void *body, uint32_t len)
@@ -246,7 +286,9 @@ static void run_guest(struct incoming *in)
 
 static void tell_running(struct incoming *in)
 {
-	struct wire_running r = { .first_entry_ns = in->first_entry_ns };
+	struct wire_running r = { .vmm_entry_ns = in->first_entry_ns,
+				  .entry_ns = blackout_first_entry_ns(in->f->blackouts, in->probe_slot),
+				  .by = blackout_by(in->f->blackouts, in->probe_slot) };
 
 	if (in->peer)
 		peer_send(in->peer, WIRE_RUNNING, &r, sizeof(r));
@@ -256,14 +298,6 @@ static void tell_running(struct incoming *in)
 	in->f->emit(in->f, in->name, "MIGRATION_ARRIVED", NULL);
 }
 
-static void tell_ready(struct incoming *in)
-{
-	struct wire_ready r = { .attempt = in->taken_attempt, .load_ns = in->load_ns };
-
-	if (peer_send(in->peer, WIRE_READY, &r, sizeof(r)))
-		step(in, DEV_PEER_LOST);
-}
-
 static void carry_out(struct incoming *in, unsigned int actions)
 {
 	if (actions & DACT_PREPARE)
@@ -271,7 +305,7 @@ static void carry_out(struct incoming *in, unsigned int actions)
 	if (actions & DACT_LOAD)
 		load(in);
 	if (actions & DACT_TELL_READY)
-		tell_ready(in);
+		tell_loaded(in, WIRE_READY);
 	if (actions & DACT_RUN)
 		run_guest(in);
 	if (actions & DACT_TELL_RUNNING)
@@ -455,6 +489,8 @@ static void take_plan(struct incoming *in, const void *body, uint32_t len)
 		step(in, DEV_VMM_LOST);
 		return;
 	}
+	in->probe_slot = blackout_watch(in->f->blackouts, in->vm->peer_pid);
+	blackout_arm(in->f->blackouts, in->probe_slot);
 	ok = (struct wire_plan_ok){ .huge = place_huge_pages(in->place) };
 	peer_send(in->peer, WIRE_PLAN_OK, &ok, sizeof(ok));
 }
@@ -491,6 +527,41 @@ static void take_state(struct incoming *in, const void *body, uint32_t len)
 	look_for_received(in);
 }
 
+static void take_abort(struct incoming *in, const void *body, uint32_t len)
+{
+	bool was_loaded = in->state == DST_READY;
+	struct wire_abort a;
+
+	if (len != sizeof(a)) {
+		blame(in, "bad message that calls off a try");
+		step(in, DEV_VMM_LOST);
+		return;
+	}
+	memcpy(&a, body, sizeof(a));
+	/* Its last marks may still be on their way: they must not be taken for another try's. */
+	in->attempt = in->taken_attempt = a.attempt;
+	step(in, DEV_ABORT);
+	if (in->state != DST_PREPARED)
+		return;
+	if (!was_loaded)
+		in->load_ns = 0;
+	tell_loaded(in, WIRE_DROPPED);
+}
+
+static void take_ping(struct incoming *in, const void *body, uint32_t len)
+{
+	struct wire_pong pong = { .got_ns = now_ns() };
+	struct wire_ping ping;
+
+	if (len != sizeof(ping))
+		return;
+	memcpy(&ping, body, len);
+	pong.sent_ns = ping.sent_ns;
+	pong.answered_ns = now_ns();
+	if (peer_send(in->peer, WIRE_PONG, &pong, sizeof(pong)))
+		step(in, DEV_PEER_LOST);
+}
+
 static void on_message(void *owner, uint32_t type, const void *body, uint32_t len)
 {
 	struct incoming *in = owner;
@@ -511,7 +582,9 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 	} else if (type == WIRE_GO) {
 		step(in, DEV_GO);
 	} else if (type == WIRE_ABORT) {
-		step(in, DEV_ABORT);
+		take_abort(in, body, len);
+	} else if (type == WIRE_PING) {
+		take_ping(in, body, len);
 	} else if (type == WIRE_CANCEL) {
 		if (len == sizeof(struct wire_failed))
 			blame(in, "%.*s", WIRE_TEXT_LEN - 1, ((const struct wire_failed *)body)->text);
@@ -549,6 +622,12 @@ struct incoming *incoming_new(struct ferry *f, const uint8_t id[16])
 		free(in);
 		return NULL;
 	}
+	if (loop_timer_init(&in->entry_patience, f->loop, look_for_entry, in)) {
+		loop_timer_fini(&in->linger);
+		free(in);
+		return NULL;
+	}
+	in->probe_slot = -1;
 	in->f = f;
 	in->state_fd = -1;
 	memcpy(in->id, id, 16);

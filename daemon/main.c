@@ -72,7 +72,7 @@ static void set_priority(int level)
 
 static int start(struct ferry *f, const struct options *o, struct loop_source *signals)
 {
-	char path[300], marks[300];
+	static char path[300], marks[300], learned[300];
 	int err = make_dir(o->run_dir, 0700);
 
 	if (!err)
@@ -96,6 +96,15 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 		if (err)
 			error_report("journal %s: %s; without it no guest is moved", path, strerror(-err));
 	}
+	snprintf(learned, sizeof(learned), "%s/learned", o->state_dir);
+	f->learned_dir = learned;
+	if (!err)
+		err = make_dir(learned, 0700);
+	if (!err)
+		err = scribe_open(&f->scribe);
+	snprintf(path, sizeof(path), "%s/blackouts", o->state_dir);
+	if (!err)
+		err = blackouts_open(f->scribe, path, &f->blackouts);
 	/* Peers before VMMs: a VM that registers may have a question for us to answer. */
 	if (!err)
 		err = greeter_listen(f, o->listen);
@@ -132,6 +141,8 @@ int main(int argc, char **argv)
 	api_stop(&f);
 	vm_socket_stop(&f.vms);
 	journal_close(f.journal);
+	blackouts_close(f.blackouts);
+	scribe_close(f.scribe);
 	if (signals.fd >= 0)
 		close(signals.fd);
 	loop_free(f.loop);

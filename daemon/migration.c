@@ -27,12 +27,14 @@
 #include "base/error.h"
 #include "migration_private.h"
 
-#define MIN_ROUND_NS 5000000ULL	    /* shorter rounds that lead nowhere wait this long */
+#define MIN_ROUND_NS 5000000ULL /* shorter rounds that lead nowhere wait this long */
+#define FIRST_PINGS 8
 
 const struct migration_params migration_default_params = {
 	.channels = 2,
 	.downtime_limit_ms = 300,
 	.strict = true,
+	.downtime_steps = 5,
 	.max_tries = 5,
 };
 
@@ -44,6 +46,13 @@ static const char *const status_names[] = { "setup",  "active",	    "device",	 "
 const char *migration_status_name(enum migration_status s)
 {
 	return status_names[s];
+}
+
+const char *migration_timeout_action_name(enum migration_timeout_action a)
+{
+	static const char *const names[] = { "abort", "throttle", "pause" };
+
+	return names[a];
 }
 
 bool migration_is_over(enum migration_status s)
@@ -68,6 +77,23 @@ void migration_blame(struct migration *m, const char *fmt, ...)
 		return;
 	va_start(ap, fmt);
 	vsnprintf(m->error, sizeof(m->error), fmt, ap);
+	va_end(ap);
+}
+
+/** migration_decided() - for the account: what was decided, and why */
+void migration_decided(struct migration *m, const char *fmt, ...)
+{
+	struct migration_report *r = &m->report;
+	struct migration_decision *d;
+	va_list ap;
+
+	/* The last place is the latest's. */
+	if (r->nr_decisions < MIGRATION_MAX_DECISIONS)
+		r->nr_decisions++;
+	d = &r->decisions[r->nr_decisions - 1];
+	d->at_ns = now_ns() - m->started_ns;
+	va_start(ap, fmt);
+	vsnprintf(d->text, sizeof(d->text), fmt, ap);
 	va_end(ap);
 }
 
@@ -98,8 +124,9 @@ static void note_round(struct migration *m, uint64_t bytes, uint64_t ns)
 		last->bytes += bytes;
 		last->ns += ns;
 	} else {
-		*last = (struct migration_round){ m->precopy.set.nr_set, bytes, ns, 0 };
+		*last = (struct migration_round){ .pages = m->precopy.set.nr_set, .bytes = bytes, .ns = ns };
 	}
+	last->end_ns = now_ns() - m->started_ns;
 	r->dirty_sync_count++;
 	m->f->emit(m->f, m->name, "MIGRATION_PASS", NULL);
 }
@@ -148,6 +175,8 @@ int migration_collect(struct migration *m)
 		migration_step(m, EV_VMM_LOST);
 	}
 	m->report.remaining_pages = m->precopy.set.nr_set;
+	if (m->report.nr_rounds)
+		m->report.rounds[m->report.nr_rounds - 1].dirty = m->precopy.set.nr_set;
 	return err;
 }
 
@@ -171,29 +200,29 @@ static void throttle(struct migration *m, unsigned int percent)
 	vm_ask(m->vm, VM_THROTTLE, &t, sizeof(t), -1, percent ? on_throttled : NULL, m);
 }
 
+/* Pages found by the last harvest, over the time they had. */
 static uint64_t dirty_rate_bytes(const struct migration *m)
 {
-	const struct migration_report *r = &m->report;
-	const struct migration_round *last = &r->rounds[r->nr_rounds ? r->nr_rounds - 1 : 0];
+	uint64_t over = m->collected_ns - m->collected_before_ns;
 
-	return last->ns ? (uint64_t)((unsigned __int128)(m->precopy.set.nr_set << 12) * NS_PER_S / last->ns) : 0;
+	return m->collected_before_ns && over ?
+		       (uint64_t)((unsigned __int128)(m->precopy.set.nr_set << 12) * NS_PER_S / over) : 0;
 }
 
 static void say_stalled(struct migration *m)
 {
-	char *text = m->report.advice;
+	char *text = m->report.advice, words[256];
 
 	if (m->report.stalled)
 		return;
 	m->report.stalled = true;
 	snprintf(text, sizeof(m->report.advice),
-		 "does not converge: the guest dirties %llu MB/s, %llu MB/s are sent; a switchover "
-		 "now would take %llu ms, the limit is %u ms; allow --throttle, raise "
-		 "--downtime-limit, or cancel",
+		 "does not converge: the guest dirties %llu MB/s, %llu MB/s are sent; a switchover now %s; "
+		 "allow --throttle, raise --downtime-limit, or cancel",
 		 (unsigned long long)(dirty_rate_bytes(m) / 1000000),
-		 (unsigned long long)(m->predictor.goodput / 1000000),
-		 (unsigned long long)(m->report.predicted.upper_ns / NS_PER_MS),
-		 m->params.downtime_limit_ms);
+		 (unsigned long long)(predictor_goodput(&m->predictor) / 1000000),
+		 account_words(m, &m->report.predicted, words, sizeof(words)));
+	migration_decided(m, "stalled: no progress in three rounds");
 	notice_report("vm %s: %s", m->name, text);
 	m->f->emit(m->f, m->name, "MIGRATION_STALLED", text);
 }
@@ -206,26 +235,105 @@ void migration_send_round(struct migration *m)
 		loop_timer_at(&m->pause, now_ns() + MIN_ROUND_NS);
 }
 
+/* What is left now, and what the guest adds until it stands still. */
+static void predict(struct migration *m)
+{
+	uint64_t rest = m->precopy.set.nr_set << 12;
+	struct expected stop;
+
+	estimate_expect(&m->predictor.part[PART_STOP], 0, &stop);
+	rest += (uint64_t)((unsigned __int128)dirty_rate_bytes(m) * stop.mean_ns / NS_PER_S);
+	predictor_predict(&m->predictor, rest, m->vm->state_size, &m->report.predicted);
+}
+
+/*
+ * Nothing but guesses speaks against it, and no try has been made: one teaches what is
+ * true, and strict mode keeps the limit meanwhile.
+ */
+static bool is_worth_a_try(const struct migration *m)
+{
+	const struct prediction *p = &m->report.predicted;
+
+	return m->params.strict && p->is_cold && !m->report.tries && p->data_ns < migration_limit_ns(m) / 2;
+}
+
+/* Even with nothing left to send it would not make the limit, and that was measured. */
+static bool is_beyond_hope(struct migration *m)
+{
+	struct prediction p;
+	char text[256];
+
+	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
+	if (!m->params.strict || p.is_cold || p.whole.upper_ns <= migration_limit_ns(m))
+		return false;
+	migration_blame(m, "no switchover was begun: it %s; raise --downtime-limit",
+			account_words(m, &p, text, sizeof(text)));
+	migration_step(m, EV_CANCEL);
+	return true;
+}
+
+static enum converge_advice judge_round(struct migration *m)
+{
+	struct migration_report *r = &m->report;
+	struct convergence_round now;
+	enum converge_advice advice;
+
+	predict(m);
+	now = (struct convergence_round){ r->predicted.whole.upper_ns + (m->params.strict ? MIGRATION_MARGIN_NS : 0),
+					  r->predicted.data_ns };
+	advice = convergence_round(&m->convergence, &now);
+	if (m->is_forced || (advice == CONVERGE_STALLED && is_worth_a_try(m)))
+		advice = CONVERGE_SWITCH;
+	/* The peer still holds the last try. */
+	if (m->dropped < m->attempt && advice == CONVERGE_SWITCH)
+		advice = CONVERGE_GO_ON;
+	if (r->nr_rounds) {
+		struct migration_round *last = &r->rounds[r->nr_rounds - 1];
+
+		last->expected_ns = r->predicted.whole.mean_ns;
+		last->upper_ns = r->predicted.whole.upper_ns;
+		last->bound_ns = m->convergence.bound_ns;
+		last->advice = advice;
+	}
+	return advice;
+}
+
+static void switch_over(struct migration *m)
+{
+	const struct prediction *p = &m->report.predicted;
+
+	if (m->state == SRC_PRECOPY)
+		migration_decided(m, "prepare the switchover: %.1f ms are expected, hardly ever more than %.1f%s",
+				  (double)p->whole.mean_ns / 1e6, (double)p->whole.upper_ns / 1e6,
+				  p->is_cold ? ", partly guessed" : "");
+	else if (m->state == SRC_PREPARED)
+		migration_decided(m, "switch over: %.1f ms are expected, hardly ever more than %.1f; the step is at %.1f%s",
+				  (double)p->whole.mean_ns / 1e6, (double)p->whole.upper_ns / 1e6,
+				  (double)m->convergence.bound_ns / 1e6, m->is_forced ? "; the limit is lifted" : "");
+	if (m->state == SRC_PREPARED || m->state == SRC_PRECOPY)
+		migration_step(m, EV_CONVERGED);
+	if (m->state <= SRC_PREPARED)
+		migration_send_round(m); /* meanwhile */
+}
+
 static void next_round(struct migration *m)
 {
-	uint64_t margin = m->params.strict ? MIGRATION_MARGIN_NS : 0;
 	const struct migration_report *r = &m->report;
 	bool was_short = r->nr_rounds && r->rounds[r->nr_rounds - 1].ns < MIN_ROUND_NS;
 
-	predictor_predict(&m->predictor, m->precopy.set.nr_set << 12, m->vm->state_size,
-			  &m->report.predicted);
-	switch (convergence_round(&m->convergence, m->report.predicted.upper_ns + margin,
-				  migration_limit_ns(m))) {
+	if (!switchover_may_go_on(m))
+		return;
+	switch (judge_round(m)) {
 	case CONVERGE_SWITCH:
-		if (m->state == SRC_PREPARED || m->state == SRC_PRECOPY)
-			migration_step(m, EV_CONVERGED);
-		if (m->state <= SRC_PREPARED)
-			migration_send_round(m); /* meanwhile */
+		switch_over(m);
 		return;
 	case CONVERGE_THROTTLE:
+		migration_decided(m, "slow the guest by %u %%: no progress in three rounds", m->convergence.throttle);
 		throttle(m, m->convergence.throttle);
 		break;
 	case CONVERGE_STALLED:
+		if (is_beyond_hope(m))
+			return;
 		say_stalled(m);
 		break;
 	case CONVERGE_GO_ON:
@@ -235,6 +343,43 @@ static void next_round(struct migration *m)
 		loop_timer_at(&m->pause, now_ns() + MIN_ROUND_NS);
 	else
 		migration_send_round(m);
+}
+
+static void ping(struct migration *m)
+{
+	struct wire_ping p = { .sent_ns = now_ns() };
+
+	m->pings++;
+	if (m->peer && peer_send(m->peer, WIRE_PING, &p, sizeof(p)))
+		migration_step(m, EV_PEER_LOST);
+}
+
+static void take_pong(struct migration *m, const struct wire_pong *p)
+{
+	clock_learn(&m->clock, p->sent_ns, p->got_ns, p->answered_ns, now_ns());
+	if (m->pings < FIRST_PINGS)
+		ping(m);
+}
+
+/** migration_begin_pings() - the first ones, one after the other; then one a round */
+void migration_begin_pings(struct migration *m)
+{
+	ping(m);
+}
+
+static void arm_progress(struct migration *m)
+{
+	if (m->params.progress_timeout_s)
+		loop_timer_at(&m->progress, now_ns() + m->params.progress_timeout_s * NS_PER_S);
+}
+
+/* Progress is what is left becoming less than it ever was. */
+static void note_progress(struct migration *m)
+{
+	if (m->least_left && m->precopy.set.nr_set >= m->least_left)
+		return;
+	m->least_left = m->precopy.set.nr_set;
+	arm_progress(m);
 }
 
 static void on_harvested(void *arg, int status, const void *body, uint32_t len)
@@ -251,7 +396,14 @@ static void on_harvested(void *arg, int status, const void *body, uint32_t len)
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}
-	if (!migration_collect(m))
+	m->collected_before_ns = m->collected_ns;
+	m->collected_ns = now_ns();
+	if (migration_collect(m))
+		return;
+	note_progress(m);
+	if (m->pings >= FIRST_PINGS)
+		ping(m);
+	if (m->state <= SRC_PREPARED)
 		next_round(m);
 }
 
@@ -280,6 +432,7 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 	struct wire_placed placed;
 	struct wire_ready ready;
 	struct wire_running running;
+	struct wire_pong pong;
 
 	if (type == WIRE_PREPARED && len == 0) {
 		migration_step(m, EV_PEER_PREPARED);
@@ -289,6 +442,13 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 	} else if (type == WIRE_READY && len == sizeof(ready)) {
 		memcpy(&ready, body, len);
 		switchover_take_ready(m, &ready);
+	} else if (type == WIRE_PONG && len == sizeof(pong)) {
+		memcpy(&pong, body, len);
+		take_pong(m, &pong);
+	} else if (type == WIRE_DROPPED && len == sizeof(ready)) {
+		memcpy(&ready, body, len);
+		m->dropped = ready.attempt;
+		account_dropped(m, &ready);
 	} else if (type == WIRE_RUNNING && len == sizeof(running) && m->state == SRC_GO_SENT) {
 		memcpy(&running, body, len);
 		switchover_take_running(m, &running);
@@ -374,7 +534,9 @@ static void finish(struct migration *m)
 	m->ended_ns = now_ns();
 	loop_timer_fini(&m->budget);
 	loop_timer_fini(&m->timeout);
+	loop_timer_fini(&m->progress);
 	loop_timer_fini(&m->pause);
+	account_end(m);
 	journal_forget(m->f->journal, m);
 	close_connections(m);
 	if (m->state == SRC_FAILED && journal_find(m->f->journal, m->id))
@@ -390,12 +552,15 @@ static void finish(struct migration *m)
 
 static void tell(struct migration *m, enum wire_type type)
 {
+	struct wire_abort abort = { .attempt = m->attempt };
 	struct wire_failed why = { "" };
 
 	snprintf(why.text, sizeof(why.text), "%.*s", WIRE_TEXT_LEN - 1,
 		 m->error[0] ? m->error : "cancelled");
-	if (m->peer)
-		peer_send(m->peer, type, &why, type == WIRE_CANCEL ? sizeof(why) : 0);
+	if (m->peer && type == WIRE_CANCEL)
+		peer_send(m->peer, type, &why, sizeof(why));
+	else if (m->peer)
+		peer_send(m->peer, type, &abort, sizeof(abort));
 }
 
 /* Each action in the order of its bit: what matters most for the guest comes first. */
@@ -446,15 +611,48 @@ void migration_step(struct migration *m, enum src_event event)
 
 /* ---- start, cancel, resolve ---- */
 
+/* Time is up, in one way or the other: what the owner wants then. */
+static void act_on_timeout(struct migration *m, const char *what)
+{
+	if (m->state > SRC_PREPARED || m->is_forced)
+		return;
+	switch (m->params.timeout_action) {
+	case TIMEOUT_THROTTLE:
+		if (m->convergence.cfg.may_throttle)
+			return;
+		migration_decided(m, "%s: from here on the guest may be slowed", what);
+		m->convergence.cfg.may_throttle = true;
+		return;
+	case TIMEOUT_PAUSE:
+		migration_decided(m, "%s: the guest is stopped for as long as it takes; the limit is lifted", what);
+		notice_report("vm %s: %s: timeout-action is pause: its limit of %u ms does not hold any more",
+			      m->name, what, m->params.downtime_limit_ms);
+		m->is_forced = true;
+		m->params.strict = false;
+		return;
+	case TIMEOUT_ABORT:
+		break;
+	}
+	migration_blame(m, "%s%s%s", what, m->report.advice[0] ? ": " : "", m->report.advice);
+	migration_step(m, EV_CANCEL);
+}
+
 static void on_timeout(void *owner)
 {
 	struct migration *m = owner;
+	char what[80];
 
-	if (m->state > SRC_PREPARED)
-		return;
-	migration_blame(m, "not done within the timeout of %u s%s%s", m->params.timeout_s,
-	      m->report.advice[0] ? ": " : "", m->report.advice);
-	migration_step(m, EV_CANCEL);
+	snprintf(what, sizeof(what), "not done within the timeout of %u s", m->params.timeout_s);
+	act_on_timeout(m, what);
+}
+
+static void on_no_progress(void *owner)
+{
+	struct migration *m = owner;
+	char what[80];
+
+	snprintf(what, sizeof(what), "no progress within the progress-timeout of %u s", m->params.progress_timeout_s);
+	act_on_timeout(m, what);
 }
 
 static void free_migration(struct migration *m)
@@ -498,6 +696,8 @@ static int start(struct migration *m)
 	if (!err)
 		err = loop_timer_init(&m->timeout, l, on_timeout, m);
 	if (!err)
+		err = loop_timer_init(&m->progress, l, on_no_progress, m);
+	if (!err)
 		err = loop_timer_init(&m->pause, l, on_pause_over, m);
 	if (!err)
 		err = setup_describe(m);
@@ -506,6 +706,19 @@ static int start(struct migration *m)
 	m->connector.done = setup_on_connected;
 	m->connector.owner = m;
 	return err ? err : connector_start(&m->connector, l);
+}
+
+static void init_convergence(struct migration *m)
+{
+	const struct migration_params *p = &m->params;
+	struct convergence_config c = { .limit_ns = migration_limit_ns(m),
+					.initial_ns = p->downtime_initial_ms * NS_PER_MS,
+					.steps = p->downtime_steps,
+					.data_ns = p->switchover_ratio ? migration_limit_ns(m) * p->switchover_ratio / 100 :
+									 UINT64_MAX,
+					.may_throttle = p->throttle };
+
+	convergence_init(&m->convergence, &c);
 }
 
 /** migration_start() - begin to move @name to @uri; on refusal @why says it in words */
@@ -538,14 +751,16 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	strcpy(m->connector.uri, uri);
 	m->next = f->outgoing;
 	f->outgoing = m;
+	m->probe_slot = -1;
 	predictor_init(&m->predictor);
-	convergence_init(&m->convergence, params->throttle);
+	init_convergence(m);
 	err = start(m);
 	if (err) {
 		snprintf(why, why_len, "vm %s: cannot begin: %s", name, strerror(-err));
 		precopy_fini(&m->precopy);
 		loop_timer_fini(&m->budget);
 		loop_timer_fini(&m->timeout);
+		loop_timer_fini(&m->progress);
 		loop_timer_fini(&m->pause);
 		if (m->state_fd >= 0)
 			close(m->state_fd);
@@ -664,6 +879,9 @@ void migration_note_tracker(struct migration *m)
 
 	dirty_read_counters(m->vm->dirty, &d);
 	m->report.throttled_ns = d.throttled_ns;
+	m->report.nr_vcpus = m->vm->nr_vcpus < MIGRATION_MAX_VCPUS ? m->vm->nr_vcpus : MIGRATION_MAX_VCPUS;
+	for (unsigned int i = 0; i < m->report.nr_vcpus; i++)
+		m->report.vcpu_throttled_ns[i] = dirty_throttled_ns(m->vm->dirty, i);
 	m->report.ring_full = d.ring_full;
 	m->report.tracker_is_ring = d.flags & VMFERRY_AREA_RING;
 	m->report.tracker_is_kmod = d.flags & VMFERRY_AREA_KMOD;
@@ -678,7 +896,9 @@ void migration_read_report(struct migration *m, struct migration_report *to)
 		m->report.counters = sum;
 	if (m->vm && m->state != SRC_DONE) /* then nobody tracks any more */
 		migration_note_tracker(m);
-	m->report.goodput = m->predictor.goodput;
+	if (m->state != SRC_DONE)
+		account_read_brownout(m);
+	m->report.goodput = predictor_goodput(&m->predictor);
 	m->report.total_ns = migration_elapsed_ns(m);
 	if (to != &m->report)
 		*to = m->report;

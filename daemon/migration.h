@@ -5,10 +5,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "control/blackout.h"
 #include "control/journal.h"
 #include "decide/predictor.h"
 #include "pages/channel.h"
 #include "vm/vm.h"
+
+/** enum migration_timeout_action - when a timeout is over: give up, slow the guest, or stop it for as long as it takes */
+enum migration_timeout_action { TIMEOUT_ABORT, TIMEOUT_THROTTLE, TIMEOUT_PAUSE };
+
+const char *migration_timeout_action_name(enum migration_timeout_action a);
 
 /** struct migration_params - what the owner asks for; QEMU's names where it has one */
 struct migration_params {
@@ -17,7 +23,12 @@ struct migration_params {
 	bool strict;			/* downtime-limit-strict */
 	uint64_t max_bandwidth;		/* bytes a second, 0: no limit */
 	int zstd_level;			/* 0: no compression */
-	unsigned int timeout_s;		/* 0: none */
+	unsigned int switchover_ratio;	/* percent of the limit that bytes may take, 0: what is left of it */
+	unsigned int downtime_initial_ms; /* where the steps begin, 0: a tenth of the limit */
+	unsigned int downtime_steps;	/* from there to the limit, one a round */
+	unsigned int timeout_s;		/* of the whole migration, 0: none */
+	unsigned int progress_timeout_s; /* with less and less left to send, 0: none */
+	enum migration_timeout_action timeout_action;
 	bool throttle;			/* may slow the guest down */
 	unsigned int max_tries;		/* switchovers that may be called off */
 };
@@ -38,16 +49,35 @@ enum migration_status {
 const char *migration_status_name(enum migration_status s);
 bool migration_is_over(enum migration_status s);
 
+#define MIGRATION_MAX_VCPUS 64 /* told of one by one */
 #define MIGRATION_MAX_ROUNDS 64 /* remembered one by one; later ones are merged into the last */
 
+/**
+ * struct migration_round - one pass; times in nanoseconds since the migration began
+ * @pages, @bytes: sent; @ns: it took; @dirty: pages found dirty after it
+ * @expected_ns, @upper_ns: a switchover right after it; @bound_ns: what it might have taken
+ * @advice: enum converge_advice
+ */
 struct migration_round {
-	uint64_t pages, bytes, ns, dirtied;
+	uint64_t pages, bytes, ns, dirty;
+	uint64_t end_ns, expected_ns, upper_ns, bound_ns;
+	int advice;
+};
+
+#define MIGRATION_MAX_DECISIONS 128
+
+/** struct migration_decision - what was decided, and why; @at_ns: since the migration began */
+struct migration_decision {
+	uint64_t at_ns;
+	char text[160];
 };
 
 /**
  * struct migration_report - the account of one migration
- * @counters: sums over the channels; @blackout_ns: last guest exit to first guest entry,
- * 0 if the hosts share no clock; @limit_kept: as far as known
+ * @counters: sums over the channels
+ * @blackout_ns: last guest exit to first guest entry, wrong by @clock_error_ns at most
+ * @downtime_ns: last guest exit to the news of it, this host's clock alone
+ * @stall_ns: longest stop of a try that was called off
  */
 struct migration_report {
 	uint64_t total_ns, setup_ns;
@@ -57,11 +87,18 @@ struct migration_report {
 	struct channel_counters counters;
 	struct prediction predicted;
 	uint64_t actual_ns[PART_NR];
-	uint64_t blackout_ns, downtime_ns;
+	uint64_t blackout_ns, clock_error_ns, downtime_ns;
+	int64_t clock_offset_ns;
+	enum blackout_by timed_by;
+	struct migration_decision decisions[MIGRATION_MAX_DECISIONS];
+	unsigned int nr_decisions;
+	struct brownout brownout[MIGRATION_MAX_VCPUS];
+	uint64_t vcpu_throttled_ns[MIGRATION_MAX_VCPUS];
+	unsigned int nr_brownouts, nr_vcpus;
 	unsigned int tries, throttle_percent;
 	uint64_t goodput;
 	uint64_t throttled_ns, ring_full;
-	uint64_t stall_ns; /* longest stop of an aborted try */
+	uint64_t stall_ns;
 	uint32_t huge;
 	bool tracker_is_ring, tracker_is_kmod;
 	bool stalled;
@@ -79,6 +116,9 @@ struct ferry {
 	struct loop *loop;
 	struct vm_list vms;
 	struct journal *journal;
+	struct scribe *scribe;
+	struct blackouts *blackouts;
+	const char *learned_dir;
 	uint8_t host[16];
 	struct migration *outgoing;
 	struct incoming *incoming;

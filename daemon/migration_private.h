@@ -6,6 +6,7 @@
  * happens while the guest stands still) share; nobody else includes it.
  */
 #include "connect.h"
+#include "decide/clock.h"
 #include "decide/convergence.h"
 #include "decide/switchover_src.h"
 #include "migration.h"
@@ -14,6 +15,14 @@
 #include "peer/peer.h"
 
 #define MIGRATION_MARGIN_NS 200000ULL /* of the limit kept for what no sample has shown */
+#define ONE_CLOCK_NS 1000000LL /* hosts with the same boot id whose clocks are that close have one */
+
+/** struct try_times - of the last try; 0: not reached. CLOCK_MONOTONIC, this host's */
+struct try_times {
+	uint64_t stop_asked, last_exit, stopped, harvested;
+	uint64_t rest_sent, saved, sent, ready, go;
+	uint64_t resume_asked, resumed;
+};
 
 struct migration {
 	struct ferry *f;
@@ -35,17 +44,28 @@ struct migration {
 	bool harvesting;
 	int state_fd;
 	uint64_t state_len;
-	bool is_saved;
-	uint32_t attempt;
+	uint32_t attempt, dropped; /* the last try begun; the last one that the peer has forgotten */
+	uint64_t rest_bytes;
+	uint64_t saved_ns[WIRE_MAX_DEVICES];
+	struct wire_ready loaded;
 
-	struct predictor predictor;
+	char pair[256];
+	struct predictor predictor, before_tries, lesson;
+	bool has_lesson;
+	struct prediction believed, expected; /* when the guest was stopped; since its last pages are known */
+	struct clock_pair clock;
+	unsigned int pings;
+	int probe_slot;
 	struct convergence convergence;
-	struct loop_timer budget, timeout, pause;
+	bool is_after_try; /* what it teaches is not yet learned */
+	bool is_forced; /* timeout-action pause: the limit is lifted */
+	struct loop_timer budget, timeout, progress, pause;
+	uint64_t least_left; /* bytes; for the progress timeout */
 	struct recovery *recovery;
 
 	uint64_t started_ns, active_ns, ended_ns;
-	uint64_t stop_asked_ns, last_exit_ns, stopped_ns, harvested_ns, rest_sent_ns, saved_ns;
-	uint64_t sent_ns, ready_ns, go_ns;
+	uint64_t collected_ns, collected_before_ns; /* the last harvest, and the one before */
+	struct try_times t;
 	struct migration_report report;
 };
 
@@ -54,10 +74,12 @@ void migration_step(struct migration *m, enum src_event event);
 void migration_set_status(struct migration *m, enum migration_status s);
 void __attribute__((format(printf, 2, 3))) migration_blame(struct migration *m, const char *fmt, ...);
 void migration_blame_tracker(struct migration *m, const char *done, int status);
+void __attribute__((format(printf, 2, 3))) migration_decided(struct migration *m, const char *fmt, ...);
 int migration_collect(struct migration *m);
 void migration_note_tracker(struct migration *m);
 uint64_t migration_limit_ns(const struct migration *m);
 void migration_send_round(struct migration *m);
+void migration_begin_pings(struct migration *m);
 extern const struct peer_ops migration_peer_ops;
 
 /* setup.c */
@@ -65,6 +87,20 @@ const char *setup_refuses(struct ferry *f, const char *name, const struct migrat
 			  struct vm *vm, char *text, size_t len);
 int setup_describe(struct migration *m);
 void setup_on_connected(void *owner);
+
+/* account.c */
+void account_begin(struct migration *m);
+void account_stopping(struct migration *m);
+void account_stopped(struct migration *m, const struct vmferry_msg_paused *p);
+void account_expect(struct migration *m);
+bool account_is_hopeless(const struct migration *m, enum predictor_part next);
+void account_moved(struct migration *m, const struct wire_running *r);
+void account_called_off(struct migration *m);
+void account_dropped(struct migration *m, const struct wire_ready *r);
+bool account_may_try_again(struct migration *m);
+void account_read_brownout(struct migration *m);
+void account_end(struct migration *m);
+const char *account_words(const struct migration *m, const struct prediction *p, char *text, size_t len);
 
 /* switchover.c: actions of the source's machine, and what their answers bring */
 void switchover_begin_journal(struct migration *m);
@@ -79,6 +115,7 @@ void switchover_hold(struct migration *m);
 void switchover_release(struct migration *m);
 void switchover_resume_guest(struct migration *m);
 void switchover_retry(struct migration *m);
+bool switchover_may_go_on(struct migration *m);
 void switchover_on_budget(void *owner);
 
 #endif

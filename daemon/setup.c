@@ -37,6 +37,12 @@ const char *setup_refuses(struct ferry *f, const char *name, const struct migrat
 		snprintf(text, len, "multifd-channels must be 1 to %d", CHANNEL_MAX);
 	else if (!p->downtime_limit_ms || p->downtime_limit_ms > 2000000)
 		snprintf(text, len, "downtime-limit must be 1 to 2000000 ms");
+	else if (p->switchover_ratio > 100)
+		snprintf(text, len, "switchover-ratio is a percentage: 1 to 100, or 0: what is left of the limit");
+	else if (p->downtime_initial_ms > p->downtime_limit_ms)
+		snprintf(text, len, "downtime-initial must not be above downtime-limit");
+	else if (!p->downtime_steps || p->downtime_steps > 1000)
+		snprintf(text, len, "downtime-steps must be 1 to 1000");
 	else if (vm->state_size > MAX_STATE)
 		snprintf(text, len, "vm %s: its state is larger than 4 GiB", name);
 	else
@@ -109,8 +115,10 @@ static void on_logging(void *arg, int status, const void *body, uint32_t len)
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}
+	account_begin(m);
+	migration_begin_pings(m);
 	migration_set_status(m, MIGRATION_ACTIVE);
-	m->active_ns = now_ns();
+	m->active_ns = m->collected_ns = now_ns();
 	m->report.setup_ns = m->active_ns - m->started_ns;
 	err = find_first_set(m);
 	if (err) {

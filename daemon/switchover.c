@@ -23,7 +23,6 @@
 
 #define RETRY_AFTER_NS 20000000ULL  /* between the first try that was called off and the next */
 #define RETRY_MOST_NS 1000000000ULL /* it grows, for what held a host up may take its time */
-#define RULE 3
 
 static void on_journaled(void *arg, int err)
 {
@@ -47,23 +46,41 @@ void switchover_begin_journal(struct migration *m)
 		journal_sync(m->f->journal, on_journaled, m);
 }
 
+/* Words come after the guest was asked to run again. */
+static void call_off(struct migration *m, const char *why)
+{
+	const char *state = src_state_name(m->state);
+	uint64_t after = now_ns() - m->t.last_exit;
+
+	migration_step(m, EV_OVER_BUDGET);
+	migration_decided(m, "switchover called off in state %s after %.2f ms, limit %u ms: %s", state,
+			  (double)after / 1e6, m->params.downtime_limit_ms, why);
+	notice_report("vm %s: switchover called off in state %s after %llu us, limit %u ms: %s", m->name, state,
+		      (unsigned long long)after / 1000, m->params.downtime_limit_ms, why);
+}
+
+/* True: what is still to come would cross the limit, and the try is off. */
+static bool is_off(struct migration *m, enum predictor_part next)
+{
+	if (!account_is_hopeless(m, next))
+		return false;
+	call_off(m, "what is left to do would cross it");
+	return true;
+}
+
 void switchover_on_budget(void *owner)
 {
 	struct migration *m = owner;
 
 	if (m->state < SRC_STOPPING || m->state > SRC_WAIT_READY)
 		return;
-	notice_report("vm %s: switchover called off in state %s after %llu us, limit %u ms",
-		      m->name, src_state_name(m->state),
-		      (unsigned long long)(now_ns() - m->stop_asked_ns) / 1000,
-		      m->params.downtime_limit_ms);
-	migration_step(m, EV_OVER_BUDGET);
+	call_off(m, "time is up");
 }
 
 /* The guest must run here again within the limit: leave time for resuming. */
 static void arm_budget(struct migration *m, uint64_t from_ns)
 {
-	uint64_t rest = predictor_upper(&m->predictor, PART_START) + MIGRATION_MARGIN_NS;
+	uint64_t rest = predictor_resume_ns(&m->predictor) + MIGRATION_MARGIN_NS;
 
 	if (m->params.strict)
 		loop_timer_at(&m->budget, from_ns + (migration_limit_ns(m) > rest ? migration_limit_ns(m) - rest : 1));
@@ -82,12 +99,8 @@ static void on_paused(void *arg, int status, const void *body, uint32_t len)
 		return;
 	}
 	memcpy(&p, body, sizeof(p));
-	/* Believed only where it can be true. */
-	m->last_exit_ns = p.last_exit_ns > m->stop_asked_ns && p.last_exit_ns < now_ns() ?
-				  p.last_exit_ns : m->stop_asked_ns;
-	m->stopped_ns = p.stopped_ns;
-	m->harvested_ns = now_ns();
-	arm_budget(m, m->last_exit_ns);
+	account_stopped(m, &p);
+	arm_budget(m, m->t.last_exit);
 	migration_step(m, EV_STOPPED);
 }
 
@@ -95,12 +108,10 @@ void switchover_stop_vcpus(struct migration *m)
 {
 	m->attempt++;
 	m->report.tries++;
-	m->is_saved = false;
-	m->rest_sent_ns = m->saved_ns = m->sent_ns = m->ready_ns = 0;
 	loop_timer_stop(&m->pause);
-	m->stop_asked_ns = m->last_exit_ns = now_ns();
 	migration_set_status(m, MIGRATION_DEVICE);
-	arm_budget(m, m->stop_asked_ns);
+	account_stopping(m);
+	arm_budget(m, m->t.stop_asked);
 	vm_ask(m->vm, VM_PAUSE, NULL, 0, -1, on_paused, m);
 }
 
@@ -108,7 +119,7 @@ static void start_state_if_ready(struct migration *m)
 {
 	struct wire_state ws = { .len = m->state_len, .attempt = m->attempt };
 
-	if (m->state != SRC_SENDING || m->precopy.job != PRECOPY_NONE || !m->is_saved || !m->rest_sent_ns)
+	if (m->state != SRC_SENDING || m->precopy.job != PRECOPY_NONE || !m->t.saved || !m->t.rest_sent)
 		return;
 	if (peer_send(m->peer, WIRE_STATE, &ws, sizeof(ws))) {
 		migration_blame(m, "the control connection broke while the guest was stopped");
@@ -123,9 +134,9 @@ static void on_saved(void *arg, int status, const void *body, uint32_t len)
 	struct migration *m = arg;
 	struct vmferry_msg_saved s;
 
-	if (m->state != SRC_SENDING || m->is_saved)
+	if (m->state != SRC_SENDING || m->t.saved)
 		return; /* of a try that was called off */
-	if (status || len != sizeof(s)) {
+	if (status || len != sizeof(s) + m->vm->nr_devices * sizeof(m->saved_ns[0])) {
 		migration_blame(m, "its VMM cannot save the state: %s", strerror(-status));
 		migration_step(m, EV_VMM_LOST);
 		return;
@@ -137,10 +148,11 @@ static void on_saved(void *arg, int status, const void *body, uint32_t len)
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}
+	memcpy(m->saved_ns, (const char *)body + sizeof(s), len - sizeof(s));
 	m->state_len = s.len;
-	m->is_saved = true;
-	m->saved_ns = now_ns();
-	start_state_if_ready(m);
+	m->t.saved = now_ns();
+	if (!m->t.rest_sent || !is_off(m, PART_STATE))
+		start_state_if_ready(m);
 }
 
 void switchover_send_rest(struct migration *m)
@@ -148,38 +160,45 @@ void switchover_send_rest(struct migration *m)
 	vm_ask(m->vm, VM_SAVE, NULL, 0, m->state_fd, on_saved, m);
 	if (m->state != SRC_SENDING || migration_collect(m))
 		return;
-	predictor_predict(&m->predictor, m->precopy.set.nr_set << 12, m->vm->state_size,
-			  &m->report.predicted);
-	precopy_start(&m->precopy, PRECOPY_REST, 0, 0);
+	account_expect(m);
+	if (!is_off(m, PART_PAGES))
+		precopy_start(&m->precopy, PRECOPY_REST, 0, 0);
 }
 
 void switchover_rest_is_sent(struct migration *m, uint64_t bytes, uint64_t ns)
 {
-	m->rest_sent_ns = now_ns();
+	m->t.rest_sent = now_ns();
+	m->rest_bytes = bytes;
 	predictor_learn_goodput(&m->predictor, bytes, ns);
-	start_state_if_ready(m);
+	if (!is_off(m, m->t.saved ? PART_STATE : PART_LOAD))
+		start_state_if_ready(m);
 }
 
 void switchover_state_is_sent(struct migration *m)
 {
-	m->sent_ns = now_ns();
+	m->t.sent = now_ns();
 	migration_step(m, EV_SENT);
+	if (m->state == SRC_WAIT_READY)
+		is_off(m, PART_LOAD);
 }
 
 void switchover_take_ready(struct migration *m, const struct wire_ready *r)
 {
-	uint64_t now;
+	struct expected start;
 
 	if (r->attempt != m->attempt || m->state < SRC_SENDING || m->state > SRC_WAIT_READY)
 		return; /* of a try that was called off */
 	/* What is loaded there has been sent, though our own channels may not have said so yet. */
-	if (m->state == SRC_SENDING)
-		switchover_state_is_sent(m);
-	m->ready_ns = now = now_ns();
-	m->report.actual_ns[PART_LOAD] = now - m->sent_ns;
-	if (m->params.strict && now - m->last_exit_ns +
-	    predictor_upper(&m->predictor, PART_START) > migration_limit_ns(m))
-		migration_step(m, EV_OVER_BUDGET);
+	if (m->state == SRC_SENDING) {
+		m->t.sent = now_ns();
+		migration_step(m, EV_SENT);
+	}
+	m->loaded = *r;
+	m->t.ready = now_ns();
+	estimate_expect(&m->predictor.part[PART_START], 0, &start);
+	/* After GO nothing can be called off: what hardly ever happens counts here. */
+	if (m->params.strict && m->t.ready - m->t.last_exit + start.upper_ns > migration_limit_ns(m))
+		call_off(m, "the start over there may take too long for what is left of it");
 	else if (m->state == SRC_WAIT_READY)
 		migration_step(m, EV_PEER_READY);
 }
@@ -187,7 +206,7 @@ void switchover_take_ready(struct migration *m, const struct wire_ready *r)
 void switchover_send_go(struct migration *m)
 {
 	loop_timer_stop(&m->budget);
-	m->go_ns = now_ns();
+	m->t.go = now_ns();
 	/* Written before GO leaves: a daemon that restarts must not take it for unsent. */
 	if (journal_note(m->f->journal, m->id, JOURNAL_GO)) {
 		migration_blame(m, "the journal cannot take GO");
@@ -203,14 +222,7 @@ void switchover_send_go(struct migration *m)
 
 void switchover_take_running(struct migration *m, const struct wire_running *r)
 {
-	uint64_t now = now_ns();
-
-	m->report.actual_ns[PART_START] = now - m->go_ns;
-	m->report.downtime_ns = now - m->last_exit_ns;
-	if (!memcmp(m->connector.welcome.host, m->f->host, 16) && r->first_entry_ns > m->last_exit_ns) {
-		m->report.blackout_ns = r->first_entry_ns - m->last_exit_ns;
-		m->report.actual_ns[PART_START] = r->first_entry_ns - m->go_ns;
-	}
+	account_moved(m, r);
 	migration_step(m, EV_PEER_RUNNING);
 }
 
@@ -229,46 +241,49 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 	}
 	if (len == sizeof(r))
 		memcpy(&r, body, sizeof(r));
-	if (r.first_entry_ns > m->last_exit_ns && r.first_entry_ns - m->last_exit_ns > m->report.stall_ns)
-		m->report.stall_ns = r.first_entry_ns - m->last_exit_ns;
+	m->t.resumed = r.first_entry_ns > m->t.last_exit ? r.first_entry_ns : now_ns();
 	migration_step(m, EV_RESUMED);
 }
 
 void switchover_resume_guest(struct migration *m)
 {
 	vm_ask(m->vm, VM_RESUME, NULL, 0, -1, on_resumed, m);
+	m->t.resume_asked = now_ns();
+	loop_timer_stop(&m->budget);
 }
 
+/* The guest runs again: time enough for what was learned, and for the probe to have seen it. */
 void switchover_retry(struct migration *m)
 {
-	const struct prediction *p = &m->report.predicted;
-	struct predictor before = m->predictor;
 	uint64_t wait = RETRY_AFTER_NS;
 
 	migration_set_status(m, MIGRATION_ACTIVE);
-	/* What is known now of a part that did not even end. */
-	if (m->is_saved && m->sent_ns && !m->ready_ns)
-		predictor_learn(&m->predictor, PART_LOAD, now_ns() - m->sent_ns);
-	predictor_predict(&m->predictor, 0, m->vm->state_size, &m->report.predicted);
-	/* One slow try, or two, may be a busy host's; three are the rule. */
-	if (m->report.tries < RULE && p->upper_ns > migration_limit_ns(m)) {
-		m->predictor = before;
-		predictor_predict(&m->predictor, 0, m->vm->state_size, &m->report.predicted);
-	}
-	if (m->report.tries >= m->params.max_tries || p->upper_ns > migration_limit_ns(m)) {
-		migration_blame(m,
-		      "called off %u of %u tries to keep the limit of %u ms; needs about %llu ms, "
-		      "of which pages %llu and load %llu; raise --downtime-limit",
-		      m->report.tries, m->report.tries, m->params.downtime_limit_ms,
-		      (unsigned long long)(p->upper_ns / NS_PER_MS),
-		      (unsigned long long)(p->part_ns[PART_PAGES] / NS_PER_MS),
-		      (unsigned long long)(predictor_upper(&m->predictor, PART_LOAD) / NS_PER_MS));
-		migration_step(m, EV_CANCEL);
-		return;
-	}
 	for (unsigned int i = 1; i < m->report.tries; i++)
 		wait *= 8;
+	m->is_after_try = true;
 	loop_timer_at(&m->pause, now_ns() + (wait < RETRY_MOST_NS ? wait : RETRY_MOST_NS));
+}
+
+/**
+ * switchover_may_go_on() - once, some time after a try that was called off
+ * Return: false: there is no more to be tried, and the migration is over
+ */
+bool switchover_may_go_on(struct migration *m)
+{
+	struct prediction p;
+	char text[256];
+
+	if (!m->is_after_try)
+		return true;
+	m->is_after_try = false;
+	account_called_off(m);
+	if (account_may_try_again(m))
+		return true;
+	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
+	migration_blame(m, "called off %u of %u tries to keep the limit: %s; raise --downtime-limit", m->report.tries,
+			m->report.tries, account_words(m, &p, text, sizeof(text)));
+	migration_step(m, EV_CANCEL);
+	return false;
 }
 
 static void on_peer_answered(void *arg, bool runs_there)
@@ -294,11 +309,4 @@ void switchover_release(struct migration *m)
 {
 	migration_note_tracker(m); /* while it is still there */
 	recovery_release(m->f, m->vm, m->id);
-	m->report.actual_ns[PART_STOP] = m->harvested_ns - m->last_exit_ns;
-	if (m->rest_sent_ns && m->sent_ns) {
-		m->report.actual_ns[PART_SAVE] =
-			m->saved_ns > m->rest_sent_ns ? m->saved_ns - m->rest_sent_ns : 0;
-		m->report.actual_ns[PART_PAGES] =
-			m->sent_ns - m->harvested_ns - m->report.actual_ns[PART_SAVE];
-	}
 }

@@ -26,6 +26,7 @@
 #define VMFERRY_VMM_MAX_BODY (64 * 1024)
 #define VMFERRY_VMM_MAX_FDS 128
 #define VMFERRY_VMM_NAME_LEN 64
+#define VMFERRY_VMM_MAX_DEVICES 16
 
 #define VMFERRY_MSG_REPLY (1u << 31)
 
@@ -33,7 +34,8 @@
  * enum vmferry_msg_type - requests; V: sent by the VMM, D: sent by the daemon
  * @VMFERRY_MSG_HELLO: V. body: struct vmferry_msg_hello, both ways
  * @VMFERRY_MSG_REGISTER: V. body: struct vmferry_msg_register and its regions;
- *	fds: the shared area, then one memfd a region, then the KVM VM if a flag says so
+ *	fds: the shared area, then one memfd a region, then the KVM VM if a flag says so;
+ *	behind the regions the devices
  * @VMFERRY_MSG_START_LOG: D. turn dirty logging on and harvest from now on;
  *	body: struct vmferry_msg_start_log
  * @VMFERRY_MSG_STOP_LOG: D. turn it off again
@@ -41,8 +43,9 @@
  * @VMFERRY_MSG_PAUSE: D. stop all vCPUs, then harvest; reply: struct vmferry_msg_paused
  * @VMFERRY_MSG_RESUME: D. run the guest on; reply: struct vmferry_msg_resumed
  * @VMFERRY_MSG_SAVE: D. write the whole state of vCPUs and devices; fd: where to;
- *	reply: struct vmferry_msg_saved
- * @VMFERRY_MSG_LOAD: D. body: struct vmferry_msg_saved; fd: where from
+ *	reply: struct vmferry_msg_saved, then what each device took, __u64 nanoseconds
+ * @VMFERRY_MSG_LOAD: D. body: struct vmferry_msg_saved; fd: where from; reply: what each
+ *	device took, __u64 nanoseconds
  * @VMFERRY_MSG_RUN: D. commit: this VMM now owns the guest and runs it;
  *	reply: struct vmferry_msg_resumed
  * @VMFERRY_MSG_THROTTLE: D. body: struct vmferry_msg_throttle
@@ -125,6 +128,19 @@ struct vmferry_msg_region {
 };
 _Static_assert(sizeof(struct vmferry_msg_region) == 96, "ABI");
 
+/**
+ * struct vmferry_msg_device - a device whose state takes time to save and load
+ * @name: which one; as messages to the owner call it
+ * @kind: what it is: devices of one kind and size cost much the same on the same hosts
+ * @state_size: bytes at most
+ */
+struct vmferry_msg_device {
+	char name[32];
+	char kind[32];
+	__u64 state_size;
+};
+_Static_assert(sizeof(struct vmferry_msg_device) == 72, "ABI");
+
 /* vmferry_msg_register.flags: RAM of an incoming VM is empty, nobody wrote to it yet */
 #define VMFERRY_REGISTER_FRESH (1u << 0)
 /* the last fd is the KVM VM's: the kernel module may harvest in the VMM's place */
@@ -141,7 +157,7 @@ _Static_assert(sizeof(struct vmferry_msg_region) == 96, "ABI");
  * @area_size: bytes of the shared area
  * @state_size: upper estimate of the state that SAVE will write, bytes
  * @flags: VMFERRY_REGISTER_*
- * @reserved: zero
+ * @nr_devices: entries that follow the regions
  * @untracked: empty, or the name of a device that writes guest RAM and that no
  *	tracker sees; such a VM is refused
  */
@@ -155,7 +171,7 @@ struct vmferry_msg_register {
 	__u64 area_size;
 	__u64 state_size;
 	__u32 flags;
-	__u32 reserved;
+	__u32 nr_devices;
 	char untracked[VMFERRY_VMM_NAME_LEN];
 };
 _Static_assert(sizeof(struct vmferry_msg_register) == 184, "ABI");

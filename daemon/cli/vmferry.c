@@ -16,6 +16,7 @@ struct cli {
 	int as_json, detach;
 	json_t *params;
 	int run_here; /* resolve: 1 here, 0 gone, -1 not said */
+	json_int_t last; /* blackouts: that many; -1: as many as the daemon likes */
 	int pid; /* watch: whose guest */
 	double min_ms, seconds; /* watch: tell of stalls from there; stop after that long, 0: never */
 };
@@ -32,17 +33,27 @@ static const char usage[] =
 	"  events                   follow what happens, one JSON object a line\n"
 	"  resolve VM               a guest held after a lost GO: --gone (it runs there; never\n"
 	"                           here again) or --run-here (it surely does not run there)\n"
+	"  blackouts [VM]           how long guests stood still, as a histogram and part by part;\n"
+	"                           --last N (100)\n"
 	"  watch --pid PID          how long the guest of any VMM here stands still, stock QEMU's\n"
 	"                           too; needs no daemon; --min MS (1), --seconds S\n"
 	"\n"
 	"options of migrate:\n"
 	"  --downtime-limit MS      longest time the guest may stand still, all included (300)\n"
 	"  --strict, --no-strict    call a switchover off that would take longer (strict)\n"
+	"  --downtime-initial MS    begin with less and go up to the limit, so that a guest that writes\n"
+	"                           little pays little (a tenth of it)\n"
+	"  --downtime-steps N       in so many rounds (5); 1: the limit at once\n"
+	"  --switchover-ratio PCT   for experts: share of the limit that data may take (what is left)\n"
+	"  --max-tries N            switchovers that may be called off (5)\n"
 	"  --channels N             connections that carry pages, 1 to 16 (2)\n"
 	"  --max-bandwidth RATE     bytes a second, e.g. 500M; not held while the guest stands still\n"
 	"  --compress none|zstd     (none)\n"
 	"  --throttle               slow the guest's writers down if it does not converge\n"
-	"  --timeout S              call it off after that long\n"
+	"  --timeout S              of the whole migration (none)\n"
+	"  --progress-timeout S     with less and less left to send (none)\n"
+	"  --timeout-action WHAT    abort, throttle: the guest may be slowed from then on, or\n"
+	"                           pause: it is stopped for as long as it takes (abort)\n"
 	"  --detach                 do not wait for the end\n"
 	"  --json                   JSON lines instead of a bar and a report\n"
 	"\n"
@@ -174,6 +185,27 @@ static int do_events(struct client *c, struct cli *o, char **args)
 	return EXIT_NO_DAEMON;
 }
 
+static int do_blackouts(struct client *c, struct cli *o, char **args)
+{
+	json_t *error, *ask = json_object(), *answer;
+
+	if (args[0])
+		json_object_set_new(ask, "vm", json_string(args[0]));
+	if (o->last >= 0)
+		json_object_set_new(ask, "last", json_integer(o->last));
+	answer = client_ask(c, "query-blackouts", ask, &error);
+	if (!answer)
+		return refused(error);
+	if (o->as_json) {
+		json_dumpf(answer, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
+		putchar('\n');
+	} else {
+		print_blackouts(answer);
+	}
+	json_decref(answer);
+	return EXIT_OK;
+}
+
 static int do_watch(struct client *c, struct cli *o, char **args)
 {
 	(void)c;
@@ -193,7 +225,7 @@ static const struct verb {
 } verbs[] = {
 	{ "list", 0, 0, do_list, 0 },     { "migrate", 2, 2, do_migrate, 0 }, { "status", 0, 1, do_status, 0 },
 	{ "cancel", 1, 1, do_cancel, 0 }, { "events", 0, 0, do_events, 0 },   { "resolve", 1, 1, do_resolve, 0 },
-	{ "watch", 0, 0, do_watch, 1 },
+	{ "watch", 0, 0, do_watch, 1 },   { "blackouts", 0, 1, do_blackouts, 0 },
 };
 
 static const struct option longs[] = {
@@ -202,6 +234,9 @@ static const struct option longs[] = {
 	{ "no-strict", 0, NULL, 'N' },	 { "channels", 1, NULL, 'c' },	  { "max-bandwidth", 1, NULL, 'b' },
 	{ "compress", 1, NULL, 'z' },	 { "throttle", 0, NULL, 't' },	  { "timeout", 1, NULL, 'o' },
 	{ "run-here", 0, NULL, 'r' },	 { "gone", 0, NULL, 'g' },	  { "pid", 1, NULL, 'p' },
+	{ "last", 1, NULL, 'L' },	 { "switchover-ratio", 1, NULL, 'R' },
+	{ "downtime-initial", 1, NULL, 'I' }, { "downtime-steps", 1, NULL, 'T' },
+	{ "progress-timeout", 1, NULL, 'P' }, { "timeout-action", 1, NULL, 'A' }, { "max-tries", 1, NULL, 'M' },
 	{ "min", 1, NULL, 'm' },	 { "seconds", 1, NULL, 'e' },	  { NULL, 0, NULL, 0 },
 };
 
@@ -259,6 +294,13 @@ static int take_option(struct cli *o, int c)
 	case 'c': return set_number(o, "multifd-channels", optarg);
 	case 'b': return set_number(o, "max-bandwidth", optarg);
 	case 'o': return set_number(o, "timeout", optarg);
+	case 'L': return (o->last = parse_number(optarg)) < 0 ? -EINVAL : 0;
+	case 'R': return set_number(o, "switchover-ratio", optarg);
+	case 'I': return set_number(o, "downtime-initial", optarg);
+	case 'T': return set_number(o, "downtime-steps", optarg);
+	case 'P': return set_number(o, "progress-timeout", optarg);
+	case 'M': return set_number(o, "switchover-max-tries", optarg);
+	case 'A': return json_object_set_new(o->params, "timeout-action", json_string(optarg));
 	case 'S': return json_object_set_new(o->params, "downtime-limit-strict", json_true());
 	case 'N': return json_object_set_new(o->params, "downtime-limit-strict", json_false());
 	case 't': return json_object_set_new(o->params, "throttle", json_true());
@@ -285,7 +327,7 @@ static int run(struct cli *o, const struct verb *v, char **args)
 
 int main(int argc, char **argv)
 {
-	struct cli o = { .socket = CONTROL_SOCKET, .params = json_object(), .run_here = -1, .min_ms = 1 };
+	struct cli o = { .socket = CONTROL_SOCKET, .params = json_object(), .run_here = -1, .min_ms = 1, .last = -1 };
 	int c, n, code = EXIT_BAD_USAGE;
 
 	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1)

@@ -100,21 +100,48 @@ static void print_rounds(json_t *m)
 
 static void print_parts(json_t *m)
 {
-	static const char *const names[] = { "stop", "pages", "save", "load", "start" };
-	json_t *parts = json_object_get(m, "blackout-parts");
+	json_t *parts = json_object_get(m, "blackout-parts"), *p, *whole = json_object_get(m, "prediction");
+	const char *name;
 
-	printf("  blackout   predicted      actual\n");
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		json_t *p = json_object_get(parts, names[i]);
-
-		printf("  %-8s %8.2f ms %8.2f ms\n", names[i], (double)num(p, "predicted-us") / 1e3,
-		       (double)num(p, "actual-us") / 1e3);
-	}
-	printf("  %-8s %8.2f ms %8.2f ms   limit %lld ms%s\n", "sum",
-	       (double)num(parts, "sum-predicted-us") / 1e3,
+	printf("  blackout    expected  at most      actual\n");
+	json_object_foreach (parts, name, p)
+		printf("  %-8s %8.2f  %8.2f  %8.2f ms\n", name, (double)num(p, "expected-us") / 1e3,
+		       (double)num(p, "upper-us") / 1e3, (double)num(p, "actual-us") / 1e3);
+	printf("  %-8s %8.2f  %8.2f  %8.2f ms   limit %lld ms%s\n", "whole", (double)num(whole, "expected-us") / 1e3,
+	       (double)num(whole, "upper-us") / 1e3,
 	       (double)(num(m, "blackout-us") ? num(m, "blackout-us") : num(m, "downtime-us")) / 1e3,
 	       num(m, "downtime-limit"),
 	       json_is_true(json_object_get(m, "downtime-limit-strict")) ? ", strict" : "");
+	printf("  timed by %s, wrong by %.3f ms at most%s\n", str(m, "timed-by"), (double)num(m, "clock-error-us") / 1e3,
+	       json_is_true(json_object_get(whole, "cold")) ? "; partly guessed: nothing was measured between these "
+							      "hosts yet" : "");
+}
+
+static void print_brownout(json_t *m)
+{
+	json_t *list = json_object_get(m, "brownout"), *v;
+	size_t i;
+
+	json_array_foreach (list, i, v) {
+		printf("  vCPU %lld  lost %.2f ms to throttling", num(v, "vcpu"), (double)num(v, "throttled-us") / 1e3);
+		if (json_object_get(v, "rings-full-us"))
+			printf(", %.2f to %lld full rings", (double)num(v, "rings-full-us") / 1e3,
+			       num(v, "rings-full"));
+		if (json_object_get(v, "faults-us"))
+			printf(", %.2f to %lld faults", (double)num(v, "faults-us") / 1e3, num(v, "faults"));
+		if (json_object_get(v, "dirty-pages"))
+			printf("; %lld pages logged", num(v, "dirty-pages"));
+		printf("\n");
+	}
+}
+
+static void print_decisions(json_t *m)
+{
+	json_t *list = json_object_get(m, "decisions"), *d;
+	size_t i;
+
+	json_array_foreach (list, i, d)
+		printf("  %9.3f s  %s\n", (double)num(d, "at-us") / 1e6, str(d, "text"));
 }
 
 static void print_report(json_t *m)
@@ -131,6 +158,7 @@ static void print_report(json_t *m)
 			       "  vmferry resolve %s --gone | --run-here\n", str(m, "vm"));
 		else
 			printf("The guest was not moved; \"vmferry list\" shows it.\n");
+		print_decisions(m);
 		return;
 	}
 	printf("%s moved to %s in %.2f s: %s sent in %lld rounds, %lld zero pages not sent\n",
@@ -138,6 +166,8 @@ static void print_report(json_t *m)
 	       num(ram, "dirty-sync-count"), num(ram, "duplicate"));
 	print_rounds(m);
 	print_parts(m);
+	print_brownout(m);
+	print_decisions(m);
 	printf("  tracker %s; destination's huge pages: %s", str(m, "tracker"), huge);
 	if (!strcmp(huge, "none"))
 		printf(" (slower first touch; reserve hugetlb pages or set shmem_enabled to advise)");

@@ -9,6 +9,7 @@
 #include "api.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@
 #include "report.h"
 
 #define MAX_LINE 65536
-#define MAX_QUEUED (1 << 20)
+#define MAX_QUEUED (4 << 20)
 
 struct client {
 	struct api *api;
@@ -148,42 +149,79 @@ static bool take_bool(json_t *v, const char *key, bool *to, char *why, size_t le
 	return true;
 }
 
+static bool take_name(json_t *v, const char *key, const char *const *names, unsigned int nr, unsigned int *to,
+		      char *why, size_t len)
+{
+	const char *s = json_string_value(v);
+	int n = snprintf(why, len, "'%s' must be one of", key);
+
+	for (*to = 0; s && *to < nr; (*to)++)
+		if (!strcmp(s, names[*to]))
+			return true;
+	for (unsigned int i = 0; i < nr; i++)
+		n += snprintf(why + n, len - (size_t)n, "%s \"%s\"", i ? "," : "", names[i]);
+	return false;
+}
+
+/* Parameters that are a number or a truth, and where they are kept. */
+static const struct param {
+	const char *key;
+	enum { A_UINT, A_U64, A_BOOL } kind;
+	size_t at;
+	uint64_t max;
+} params[] = {
+#define AT(field) offsetof(struct migration_params, field)
+	{ "multifd-channels", A_UINT, AT(channels), CHANNEL_MAX },
+	{ "downtime-limit", A_UINT, AT(downtime_limit_ms), 2000000 },
+	{ "downtime-limit-strict", A_BOOL, AT(strict), 1 },
+	{ "switchover-ratio", A_UINT, AT(switchover_ratio), 100 },
+	{ "downtime-initial", A_UINT, AT(downtime_initial_ms), 2000000 },
+	{ "downtime-steps", A_UINT, AT(downtime_steps), 1000 },
+	{ "max-bandwidth", A_U64, AT(max_bandwidth), UINT64_MAX >> 1 },
+	{ "timeout", A_UINT, AT(timeout_s), 1000000 },
+	{ "progress-timeout", A_UINT, AT(progress_timeout_s), 1000000 },
+	{ "throttle", A_BOOL, AT(throttle), 1 },
+	{ "switchover-max-tries", A_UINT, AT(max_tries), 1000 },
+#undef AT
+};
+
+static bool take_plain(struct migration_params *p, const struct param *d, json_t *v, char *why, size_t len)
+{
+	void *at = (char *)p + d->at;
+	uint64_t n;
+
+	if (d->kind == A_BOOL)
+		return take_bool(v, d->key, at, why, len);
+	if (!take_uint(v, d->key, d->max, &n, why, len))
+		return false;
+	if (d->kind == A_U64)
+		*(uint64_t *)at = n;
+	else
+		*(unsigned int *)at = (unsigned int)n;
+	return true;
+}
+
 static bool take_param(struct migration_params *p, const char *key, json_t *v, char *why, size_t len)
 {
-	uint64_t n = 0;
-	bool ok = true;
+	static const char *const compressions[] = { "none", "zstd" }, *const actions[] = { "abort", "throttle", "pause" };
+	unsigned int n;
 
-	if (!strcmp(key, "multifd-channels")) {
-		ok = take_uint(v, key, CHANNEL_MAX, &n, why, len);
-		p->channels = (unsigned int)n;
-	} else if (!strcmp(key, "downtime-limit")) {
-		ok = take_uint(v, key, 2000000, &n, why, len);
-		p->downtime_limit_ms = (unsigned int)n;
-	} else if (!strcmp(key, "max-bandwidth")) {
-		ok = take_uint(v, key, UINT64_MAX >> 1, &p->max_bandwidth, why, len);
-	} else if (!strcmp(key, "timeout")) {
-		ok = take_uint(v, key, 1000000, &n, why, len);
-		p->timeout_s = (unsigned int)n;
-	} else if (!strcmp(key, "switchover-max-tries")) {
-		ok = take_uint(v, key, 1000, &n, why, len);
-		p->max_tries = (unsigned int)n;
-	} else if (!strcmp(key, "downtime-limit-strict")) {
-		ok = take_bool(v, key, &p->strict, why, len);
-	} else if (!strcmp(key, "throttle")) {
-		ok = take_bool(v, key, &p->throttle, why, len);
-	} else if (!strcmp(key, "multifd-compression")) {
-		const char *s = json_string_value(v);
-
-		if (!s || (strcmp(s, "none") && strcmp(s, "zstd"))) {
-			snprintf(why, len, "'%s' must be \"none\" or \"zstd\"", key);
+	for (size_t i = 0; i < sizeof(params) / sizeof(params[0]); i++)
+		if (!strcmp(key, params[i].key))
+			return take_plain(p, &params[i], v, why, len);
+	if (!strcmp(key, "timeout-action")) {
+		if (!take_name(v, key, actions, 3, &n, why, len))
 			return false;
-		}
-		p->zstd_level = strcmp(s, "zstd") ? 0 : 1;
+		p->timeout_action = (enum migration_timeout_action)n;
+	} else if (!strcmp(key, "multifd-compression")) {
+		if (!take_name(v, key, compressions, 2, &n, why, len))
+			return false;
+		p->zstd_level = (int)n;
 	} else {
 		snprintf(why, len, "unknown parameter '%s'", key);
 		return false;
 	}
-	return ok;
+	return true;
 }
 
 static bool take_params(struct migration_params *p, json_t *args, char *why, size_t len)
@@ -290,6 +328,21 @@ static json_t *cmd_query_vms(struct api *a, json_t *args, char *why, size_t len)
 	return list;
 }
 
+static json_t *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_t len)
+{
+	json_t *vm = json_object_get(args, "vm"), *last = json_object_get(args, "last");
+	uint64_t most = 100;
+
+	if (last && !take_uint(last, "last", 1000, &most, why, len))
+		return NULL;
+	if (vm && !json_is_string(vm)) {
+		snprintf(why, len, "argument 'vm' must be a string");
+		return NULL;
+	}
+	return json_pack("{s:s, s:o}", "probe", blackouts_why(a->f->blackouts), "blackouts",
+			 blackouts_json(a->f->blackouts, json_string_value(vm), most));
+}
+
 static json_t *cmd_query_version(struct api *a, json_t *args, char *why, size_t len)
 {
 	(void)a;
@@ -308,6 +361,7 @@ static const struct command commands[] = {
 	{ "query-migrate-parameters", cmd_query_parameters },
 	{ "query-migrate", cmd_query_migrate },
 	{ "query-vms", cmd_query_vms },
+	{ "query-blackouts", cmd_query_blackouts },
 	{ "query-version", cmd_query_version },
 	{ "query-commands", cmd_query_commands },
 	{ "resolve", cmd_resolve },

@@ -14,14 +14,19 @@ static json_int_t us(uint64_t ns)
 
 static json_t *rounds(const struct migration_report *r)
 {
+	static const char *const advice[] = { "go-on", "switch", "throttle", "stalled" };
 	json_t *list = json_array();
 
-	for (unsigned int i = 0; i < r->nr_rounds; i++)
-		json_array_append_new(list,
-				      json_pack("{s:I, s:I, s:I}", "pages",
-						(json_int_t)r->rounds[i].pages, "bytes",
-						(json_int_t)r->rounds[i].bytes, "time-us",
-						us(r->rounds[i].ns)));
+	for (unsigned int i = 0; i < r->nr_rounds; i++) {
+		const struct migration_round *o = &r->rounds[i];
+
+		json_array_append_new(list, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s}", "pages",
+						      (json_int_t)o->pages, "bytes", (json_int_t)o->bytes, "time-us",
+						      us(o->ns), "end-us", us(o->end_ns), "dirty-pages",
+						      (json_int_t)o->dirty, "expected-us", us(o->expected_ns),
+						      "upper-us", us(o->upper_ns), "bound-us", us(o->bound_ns),
+						      "advice", advice[o->advice & 3]));
+	}
 	return list;
 }
 
@@ -30,13 +35,55 @@ static json_t *parts(const struct migration_report *r, bool is_over)
 	json_t *list = json_object();
 
 	for (int i = 0; i < PART_NR; i++) {
-		json_t *part = json_pack("{s:I}", "predicted-us", us(r->predicted.part_ns[i]));
+		const struct expected *e = &r->predicted.part[i];
+		json_t *part = json_pack("{s:I, s:I}", "expected-us", us(e->mean_ns), "upper-us", us(e->upper_ns));
 
 		if (is_over)
 			json_object_set_new(part, "actual-us", json_integer(us(r->actual_ns[i])));
 		json_object_set_new(list, predictor_part_name((enum predictor_part)i), part);
 	}
-	json_object_set_new(list, "sum-predicted-us", json_integer(us(r->predicted.upper_ns)));
+	return list;
+}
+
+static json_t *prediction(const struct migration_report *r)
+{
+	const struct prediction *p = &r->predicted;
+
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:b}", "expected-us", us(p->whole.mean_ns), "upper-us",
+			 us(p->whole.upper_ns), "data-us", us(p->data_ns), "rest-bytes", (json_int_t)p->rest_bytes,
+			 "state-bytes", (json_int_t)p->state_bytes, "cold", p->is_cold);
+}
+
+static json_t *decisions(const struct migration_report *r)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; i < r->nr_decisions; i++)
+		json_array_append_new(list, json_pack("{s:I, s:s}", "at-us", us(r->decisions[i].at_ns), "text",
+						      r->decisions[i].text));
+	return list;
+}
+
+/* Without a probe, or where the kernel does not show it, a figure is left out: not zero. */
+static json_t *brownout(const struct migration_report *r)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; i < r->nr_vcpus; i++) {
+		const struct brownout *b = &r->brownout[i];
+		json_t *v = json_pack("{s:i, s:I}", "vcpu", (int)i, "throttled-us", us(r->vcpu_throttled_ns[i]));
+
+		if (i < r->nr_brownouts) {
+			json_object_set_new(v, "dirty-pages", json_integer((json_int_t)b->pushes));
+			json_object_set_new(v, "rings-full", json_integer((json_int_t)b->fulls));
+			json_object_set_new(v, "rings-full-us", json_integer(us(b->full_ns)));
+		}
+		if (i < r->nr_brownouts && b->fault_ns) {
+			json_object_set_new(v, "faults", json_integer((json_int_t)b->faults));
+			json_object_set_new(v, "faults-us", json_integer(us(b->fault_ns)));
+		}
+		json_array_append_new(list, v);
+	}
 	return list;
 }
 
@@ -73,11 +120,12 @@ json_t *report_migration(struct migration *m)
 	migration_read_report(m, &r);
 	for (unsigned int i = 0; i < r.nr_rounds && !i; i++)
 		total = r.rounds[0].pages << 12;
-	j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:I, s:b, s:I, s:I, s:I, s:I, s:s, s:s}",
+	j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:b, s:I, s:I, s:I, s:I, s:s, s:s}",
 		      "vm", migration_vm(m), "uri", migration_uri(m), "status",
 		      migration_status_name(s), "total-time", ms(r.total_ns), "setup-time",
-		      ms(r.setup_ns), "expected-downtime", ms(r.predicted.upper_ns), "ram",
-		      ram(m, &r, total), "rounds", rounds(&r), "blackout-parts", parts(&r, done),
+		      ms(r.setup_ns), "expected-downtime", ms(r.predicted.whole.mean_ns), "ram",
+		      ram(m, &r, total), "rounds", rounds(&r), "prediction", prediction(&r), "blackout-parts",
+		      parts(&r, done || r.tries), "decisions", decisions(&r), "brownout", brownout(&r),
 		      "downtime-limit", (json_int_t)migration_params_of(m)->downtime_limit_ms,
 		      "downtime-limit-strict", migration_params_of(m)->strict, "switchover-tries",
 		      (json_int_t)r.tries, "cpu-throttle-percentage", (json_int_t)r.throttle_percent,
@@ -87,6 +135,11 @@ json_t *report_migration(struct migration *m)
 	if (done) {
 		json_object_set_new(j, "downtime", json_integer(ms(r.downtime_ns)));
 		json_object_set_new(j, "downtime-us", json_integer(us(r.downtime_ns)));
+	}
+	if (done) {
+		json_object_set_new(j, "timed-by", json_string(blackout_by_name(r.timed_by)));
+		json_object_set_new(j, "clock-error-us", json_integer(us(r.clock_error_ns)));
+		json_object_set_new(j, "clock-offset-us", json_integer(r.clock_offset_ns / 1000));
 	}
 	if (done && r.blackout_ns)
 		json_object_set_new(j, "blackout-us", json_integer(us(r.blackout_ns)));
@@ -102,10 +155,13 @@ json_t *report_migration(struct migration *m)
 /** report_params() - what query-migrate-parameters returns */
 json_t *report_params(const struct migration_params *p)
 {
-	return json_pack("{s:i, s:i, s:b, s:I, s:s, s:i, s:b, s:i}", "multifd-channels",
+	return json_pack("{s:i, s:i, s:b, s:i, s:i, s:i, s:I, s:s, s:i, s:i, s:s, s:b, s:i}", "multifd-channels",
 			 (int)p->channels, "downtime-limit", (int)p->downtime_limit_ms,
-			 "downtime-limit-strict", p->strict, "max-bandwidth",
+			 "downtime-limit-strict", p->strict, "switchover-ratio", (int)p->switchover_ratio,
+			 "downtime-initial", (int)p->downtime_initial_ms, "downtime-steps",
+			 (int)p->downtime_steps, "max-bandwidth",
 			 (json_int_t)p->max_bandwidth, "multifd-compression",
-			 p->zstd_level ? "zstd" : "none", "timeout", (int)p->timeout_s, "throttle",
-			 p->throttle, "switchover-max-tries", (int)p->max_tries);
+			 p->zstd_level ? "zstd" : "none", "timeout", (int)p->timeout_s, "progress-timeout",
+			 (int)p->progress_timeout_s, "timeout-action",
+			 migration_timeout_action_name(p->timeout_action), "throttle", p->throttle, "switchover-max-tries", (int)p->max_tries);
 }

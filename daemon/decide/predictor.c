@@ -1,73 +1,200 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Expected blackout: what is left over measured goodput, plus each measured cost. */
+/*
+ * How long will the guest stand still? The sum of what follows one another.
+ *
+ *   stop -> harvest -> pages ----------------> state -> load + trip -> start
+ *                      save (beside the pages; what is longer counts)
+ *
+ * Bytes cost what a low quantile of recent rounds' goodput says: the last round is short,
+ * and a round's mean would promise too much. Devices cost by kind and size. What else a
+ * part took is learned of the part. The parts' upper bounds seldom come true together: so
+ * the whole's is taken from whole blackouts, once there are enough of them.
+ */
 #include "predictor.h"
+
+#include <string.h>
 
 #define US 1000ULL
 #define DEFAULT_GOODPUT 100000000ULL /* 1 Gbit/s less overhead: low until measured */
 #define MIN_LEARN_BYTES (1ULL << 20) /* shorter sends measure latency, not goodput */
+#define ENOUGH 12		     /* whole blackouts, to go by them */
+#define PERMILLE 1000000ULL	     /* a total of 1.0, in the estimate's unit */
 
-/* What a part is taken for before the first sample: on the slow side. */
+/* What is taken for the cost of what was never measured: on the slow side. */
 static const uint64_t first_guess_ns[PART_NR] = {
-	[PART_STOP] = 500 * US, [PART_PAGES] = 300 * US, [PART_SAVE] = 300 * US,
-	[PART_LOAD] = 500 * US, [PART_START] = 500 * US,
+	[PART_STOP] = 300 * US, [PART_HARVEST] = 300 * US, [PART_PAGES] = 300 * US,
+	[PART_SAVE] = 100 * US, [PART_STATE] = 200 * US,   [PART_LOAD] = 100 * US,
+	[PART_TRIP] = 200 * US, [PART_START] = 400 * US,
 };
 
-static const char *const names[PART_NR] = { "stop", "pages", "save", "load", "start" };
+#define GUESS_DEVICE_NS (200 * US)
+#define GUESS_BYTES_A_SECOND 1000000000ULL /* what a device of unknown kind saves and loads */
+
+static const char *const names[PART_NR] = { "stop",  "harvest", "pages", "save",
+					    "state", "load",	"trip",	 "start" };
 
 void predictor_init(struct predictor *p)
 {
-	*p = (struct predictor){ .goodput = 0 };
+	memset(p, 0, sizeof(*p));
 	for (int i = 0; i < PART_NR; i++)
-		p->mean_ns[i] = first_guess_ns[i];
+		estimate_init(&p->part[i], first_guess_ns[i]);
+	estimate_init(&p->resume, 500 * US);
+	estimate_init(&p->total, PERMILLE);
 }
 
-/** predictor_learn() - PART_PAGES is learned as its fixed cost, without the bytes */
-void predictor_learn(struct predictor *p, enum predictor_part part, uint64_t ns)
+/** predictor_add_device() - of the guest; nothing is known of its cost yet */
+void predictor_add_device(struct predictor *p, const char *name, const char *kind, uint64_t size)
 {
-	uint64_t off;
+	struct predictor_device *d = &p->device[p->nr_devices];
+	uint64_t guess = GUESS_DEVICE_NS + size * 1000 / (GUESS_BYTES_A_SECOND / 1000000);
 
-	if (!p->nr[part]++) {
-		p->mean_ns[part] = ns;
-		p->dev_ns[part] = ns / 2;
+	if (p->nr_devices == PREDICTOR_DEVICES)
 		return;
-	}
-	off = ns > p->mean_ns[part] ? ns - p->mean_ns[part] : p->mean_ns[part] - ns;
-	p->mean_ns[part] = (p->mean_ns[part] * 7 + ns) / 8;
-	p->dev_ns[part] = (p->dev_ns[part] * 3 + off) / 4;
+	p->nr_devices++;
+	strncpy(d->name, name, sizeof(d->name) - 1);
+	strncpy(d->kind, kind, sizeof(d->kind) - 1);
+	d->size = size;
+	estimate_init(&d->save, guess);
+	estimate_init(&d->load, guess);
 }
 
 void predictor_learn_goodput(struct predictor *p, uint64_t bytes, uint64_t ns)
 {
-	uint64_t now;
-
 	if (bytes < MIN_LEARN_BYTES || !ns)
 		return;
-	now = (uint64_t)((unsigned __int128)bytes * 1000000000ULL / ns);
-	/* Falls at once, rises slowly: a bound, not a boast. */
-	if (!p->goodput || now < p->goodput)
-		p->goodput = p->goodput ? (p->goodput + now) / 2 : now;
-	else
-		p->goodput = (p->goodput * 3 + now) / 4;
+	p->goodput[p->at_goodput] = (uint64_t)((unsigned __int128)bytes * 1000000000ULL / ns);
+	p->at_goodput = (p->at_goodput + 1) % PREDICTOR_ROUNDS;
+	if (p->nr_goodput < PREDICTOR_ROUNDS)
+		p->nr_goodput++;
 }
 
-uint64_t predictor_upper(const struct predictor *p, enum predictor_part part)
+/** predictor_goodput() - the low quartile of recent rounds, bytes a second; 0: none was measured */
+uint64_t predictor_goodput(const struct predictor *p)
 {
-	return p->mean_ns[part] + 2 * p->dev_ns[part];
-}
+	uint64_t v[PREDICTOR_ROUNDS];
 
-void predictor_predict(const struct predictor *p, uint64_t dirty_bytes, uint64_t state_bytes,
-		       struct prediction *out)
-{
-	uint64_t goodput = p->goodput ? p->goodput : DEFAULT_GOODPUT;
+	for (uint32_t i = 0; i < p->nr_goodput; i++) {
+		uint32_t k = i;
 
-	out->upper_ns = 0;
-	for (int i = 0; i < PART_NR; i++) {
-		out->part_ns[i] = predictor_upper(p, (enum predictor_part)i);
-		if (i == PART_PAGES)
-			out->part_ns[i] += (uint64_t)((unsigned __int128)(dirty_bytes + state_bytes) *
-						      1000000000ULL / goodput);
-		out->upper_ns += out->part_ns[i];
+		for (; k && v[k - 1] > p->goodput[i]; k--)
+			v[k] = v[k - 1];
+		v[k] = p->goodput[i];
 	}
+	return p->nr_goodput ? v[p->nr_goodput / 4] : 0;
+}
+
+/** predictor_bytes_ns() - what @bytes take over the channels */
+uint64_t predictor_bytes_ns(const struct predictor *p, uint64_t bytes)
+{
+	uint64_t goodput = predictor_goodput(p);
+
+	return (uint64_t)((unsigned __int128)bytes * 1000000000ULL / (goodput ? goodput : DEFAULT_GOODPUT));
+}
+
+/** predictor_learn_part() - @ns: without what bytes and devices took of it */
+void predictor_learn_part(struct predictor *p, enum predictor_part part, uint64_t ns)
+{
+	estimate_learn(&p->part[part], 0, ns);
+}
+
+/** predictor_learn_total() - a whole blackout, and what was expected of it when the guest was stopped */
+void predictor_learn_total(struct predictor *p, uint64_t expected_ns, uint64_t ns)
+{
+	if (expected_ns)
+		estimate_learn(&p->total, 0, (uint64_t)((unsigned __int128)ns * PERMILLE / expected_ns));
+}
+
+static void add(struct expected *to, const struct expected *e)
+{
+	to->mean_ns += e->mean_ns;
+	to->upper_ns += e->upper_ns;
+}
+
+static void add_devices(const struct predictor *p, struct prediction *to)
+{
+	to->device = -1;
+	for (unsigned int i = 0; i < p->nr_devices; i++) {
+		const struct predictor_device *d = &p->device[i];
+		struct expected save, load;
+
+		estimate_expect(&d->save, d->size, &save);
+		estimate_expect(&d->load, d->size, &load);
+		add(&to->part[PART_SAVE], &save);
+		add(&to->part[PART_LOAD], &load);
+		to->is_cold |= !d->load.nr;
+		if (to->device < 0 || save.mean_ns + load.mean_ns > to->device_ns) {
+			to->device = (int)i;
+			to->device_ns = save.mean_ns + load.mean_ns;
+		}
+	}
+}
+
+static uint64_t share(uint64_t ns, uint64_t permille)
+{
+	return (uint64_t)((unsigned __int128)ns * permille / PERMILLE);
+}
+
+static void sum_up(const struct predictor *p, struct prediction *to)
+{
+	struct expected total;
+
+	to->whole = (struct expected){ 0, 0 };
+	for (int i = 0; i < PART_NR; i++)
+		add(&to->whole, &to->part[i]);
+	to->sum_ns = to->whole.mean_ns;
+	if (p->total.nr < ENOUGH)
+		return;
+	estimate_expect(&p->total, 0, &total);
+	total.mean_ns = share(to->whole.mean_ns, total.mean_ns);
+	total.upper_ns = share(to->whole.mean_ns, total.upper_ns);
+	to->whole.mean_ns = total.mean_ns;
+	if (total.upper_ns < to->whole.upper_ns)
+		to->whole.upper_ns = total.upper_ns;
+}
+
+/**
+ * predictor_predict() - a blackout that begins now
+ * @rest_bytes: of pages: dirty now, and what is dirtied until the guest has stopped
+ * @state_bytes: of devices' state
+ */
+void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t state_bytes,
+		       struct prediction *to)
+{
+	uint64_t pages_ns = predictor_bytes_ns(p, rest_bytes), state_ns = predictor_bytes_ns(p, state_bytes);
+	struct expected *save = &to->part[PART_SAVE];
+
+	*to = (struct prediction){ .rest_bytes = rest_bytes, .state_bytes = state_bytes,
+				   .goodput = predictor_goodput(p), .data_ns = pages_ns + state_ns };
+	for (int i = 0; i < PART_NR; i++) {
+		estimate_expect(&p->part[i], 0, &to->part[i]);
+		to->is_cold |= !p->part[i].nr;
+	}
+	add_devices(p, to);
+	add(&to->part[PART_PAGES], &(struct expected){ pages_ns, pages_ns });
+	add(&to->part[PART_STATE], &(struct expected){ state_ns, state_ns });
+	/* Saved beside the pages: only what is longer counts. */
+	save->mean_ns -= save->mean_ns < to->part[PART_PAGES].mean_ns ? save->mean_ns : to->part[PART_PAGES].mean_ns;
+	save->upper_ns -= save->upper_ns < to->part[PART_PAGES].mean_ns ? save->upper_ns : to->part[PART_PAGES].mean_ns;
+	sum_up(p, to);
+}
+
+/** predictor_from() - the mean of @first and all parts after it */
+uint64_t predictor_from(const struct prediction *p, enum predictor_part first)
+{
+	uint64_t sum = 0;
+
+	for (int i = first; i < PART_NR; i++)
+		sum += p->part[i].mean_ns;
+	return sum;
+}
+
+/** predictor_resume_ns() - how long before the limit RESUME must be asked: hardly ever longer */
+uint64_t predictor_resume_ns(const struct predictor *p)
+{
+	struct expected e;
+
+	estimate_expect(&p->resume, 0, &e);
+	return e.upper_ns;
 }
 
 const char *predictor_part_name(enum predictor_part part)

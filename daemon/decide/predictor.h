@@ -2,42 +2,84 @@
 #ifndef DECIDE_PREDICTOR_H
 #define DECIDE_PREDICTOR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/** enum predictor_part - the parts of a blackout, in their order */
+#include "estimate.h"
+
+#define PREDICTOR_DEVICES 16
+#define PREDICTOR_ROUNDS 16
+
+/** enum predictor_part - the parts of a blackout, in their order; they follow one another */
 enum predictor_part {
-	PART_STOP,  /* stop request to last harvest published */
-	PART_PAGES, /* last pages and state over the channels */
-	PART_SAVE,  /* state saved, what is not hidden behind the pages */
-	PART_LOAD,  /* all received to READY heard */
-	PART_START, /* GO sent to first guest entry */
+	PART_STOP,    /* last guest exit to all vCPUs known to be stopped */
+	PART_HARVEST, /* last harvest, until the source has heard of it */
+	PART_PAGES,   /* last pages over the channels */
+	PART_SAVE,    /* devices' state saved: what is not hidden behind the pages */
+	PART_STATE,   /* devices' state over the channels */
+	PART_LOAD,    /* devices' state loaded at the destination */
+	PART_TRIP,    /* the ways there and back around the load */
+	PART_START,   /* GO sent to first guest entry */
 	PART_NR,
 };
 
 /**
- * struct predictor - what is believed of each part, from what was measured
- * @mean_ns, @dev_ns: running mean and mean deviation; samples counted in @nr
- * @goodput: bytes a second over all channels, running mean of rounds
+ * struct predictor_device - a device of the guest
+ * @kind: what figures are learned under; @size: bytes of its state at most
+ * @save, @load: what that has taken, by size
  */
-struct predictor {
-	uint64_t mean_ns[PART_NR];
-	uint64_t dev_ns[PART_NR];
-	uint32_t nr[PART_NR];
-	uint64_t goodput;
+struct predictor_device {
+	char name[32], kind[32];
+	uint64_t size;
+	struct estimate save, load;
 };
 
-/** struct prediction - @upper_ns: the sum of upper bounds; @part_ns: their terms */
+/**
+ * struct predictor - what is believed of a blackout, from what was measured
+ * @part: each part's cost beside what bytes and devices cost: PART_PAGES and PART_STATE
+ *	without the bytes' time, PART_SAVE and PART_LOAD without the devices'
+ * @resume: RESUME asked to first entry at the source: not a part, but kept in reserve
+ * @total: whole blackouts, in thousandths of what was expected of them
+ * @goodput: bytes a second over all channels, of the last rounds, a ring
+ */
+struct predictor {
+	struct estimate part[PART_NR];
+	struct estimate resume, total;
+	uint64_t goodput[PREDICTOR_ROUNDS];
+	uint32_t nr_goodput, at_goodput;
+	struct predictor_device device[PREDICTOR_DEVICES];
+	unsigned int nr_devices;
+};
+
+/**
+ * struct prediction - one blackout as it is expected
+ * @whole: all of it; its upper bound is not the sum of the parts' but learned of whole ones
+ * @sum_ns: of the parts' means, before what whole blackouts taught
+ * @data_ns: what bytes take, out of PART_PAGES and PART_STATE
+ * @device: the one that costs most; @device_ns: saving and loading it, mean
+ * @is_cold: some of it is only a guess
+ */
 struct prediction {
-	uint64_t part_ns[PART_NR];
-	uint64_t upper_ns;
+	struct expected part[PART_NR];
+	struct expected whole;
+	uint64_t sum_ns, data_ns;
+	uint64_t rest_bytes, state_bytes, goodput;
+	int device;
+	uint64_t device_ns;
+	bool is_cold;
 };
 
 void predictor_init(struct predictor *p);
-void predictor_learn(struct predictor *p, enum predictor_part part, uint64_t ns);
+void predictor_add_device(struct predictor *p, const char *name, const char *kind, uint64_t size);
 void predictor_learn_goodput(struct predictor *p, uint64_t bytes, uint64_t ns);
-void predictor_predict(const struct predictor *p, uint64_t dirty_bytes, uint64_t state_bytes,
-		       struct prediction *out);
-uint64_t predictor_upper(const struct predictor *p, enum predictor_part part);
+uint64_t predictor_goodput(const struct predictor *p);
+uint64_t predictor_bytes_ns(const struct predictor *p, uint64_t bytes);
+void predictor_learn_part(struct predictor *p, enum predictor_part part, uint64_t ns);
+void predictor_learn_total(struct predictor *p, uint64_t expected_ns, uint64_t ns);
+void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t state_bytes,
+		       struct prediction *to);
+uint64_t predictor_from(const struct prediction *p, enum predictor_part first);
+uint64_t predictor_resume_ns(const struct predictor *p);
 const char *predictor_part_name(enum predictor_part part);
 
 #endif

@@ -415,6 +415,12 @@ int dirty_drop(struct dirty *d)
 	return dirty_collect(d, NULL, NULL);
 }
 
+/** dirty_throttled_ns() - how long the VMM has held @vcpu back */
+uint64_t dirty_throttled_ns(const struct dirty *d, unsigned int vcpu)
+{
+	return vcpu < d->vmm.nr_vcpus ? __atomic_load_n(&d->vmm.vcpus[vcpu].throttled_ns, __ATOMIC_RELAXED) : 0;
+}
+
 /** dirty_read_counters() - the harvester's figures; they need not agree with each other */
 void dirty_read_counters(const struct dirty *d, struct dirty_counters *c)
 {
@@ -427,5 +433,5 @@ void dirty_read_counters(const struct dirty *d, struct dirty_counters *c)
 	c->harvest_ns = __atomic_load_n(&h->harvest_ns, __ATOMIC_RELAXED);
 	c->throttled_ns = 0;
 	for (unsigned int i = 0; i < d->vmm.nr_vcpus; i++)
-		c->throttled_ns += __atomic_load_n(&d->vmm.vcpus[i].throttled_ns, __ATOMIC_RELAXED);
+		c->throttled_ns += dirty_throttled_ns(d, i);
 }

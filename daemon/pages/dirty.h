@@ -24,6 +24,7 @@ struct dirty_counters {
 	uint64_t flags, harvests, harvested, ring_full, harvest_ns, throttled_ns;
 };
 
+uint64_t dirty_throttled_ns(const struct dirty *d, unsigned int vcpu);
 void dirty_read_counters(const struct dirty *d, struct dirty_counters *c);
 
 #endif

@@ -12,10 +12,11 @@
 #include <stdint.h>
 
 #define WIRE_MAGIC 0x59525245464d56ULL /* "VMFERRY" */
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2
 #define WIRE_MAX_BODY (1U << 20)
 #define WIRE_ID_LEN 16
 #define WIRE_TEXT_LEN 192
+#define WIRE_MAX_DEVICES 16
 #define WIRE_HELLO_TIMEOUT_MS 5000
 
 /** enum wire_role - @WIRE_RESOLVE: asks what became of a migration, instead of making one */
@@ -63,9 +64,13 @@ _Static_assert(sizeof(struct wire_welcome) == 224, "wire");
  * @WIRE_READY: D. struct wire_ready
  * @WIRE_GO: S. only the destination may run the guest from here on
  * @WIRE_RUNNING: D. struct wire_running
- * @WIRE_ABORT: S. this attempt is off, precopy goes on
+ * @WIRE_ABORT: S. struct wire_abort: this attempt is off, precopy goes on
  * @WIRE_CANCEL: S. the migration is off; struct wire_failed says why
  * @WIRE_FAILED: D. struct wire_failed; the guest never ran there and never will
+ * @WIRE_PING: S. struct wire_ping; any time
+ * @WIRE_PONG: D. struct wire_pong
+ * @WIRE_DROPPED: D. struct wire_ready: the attempt of the last ABORT is forgotten there, a
+ *	new one may come; with what loading it took, if it was loaded
  */
 enum wire_type {
 	WIRE_PLAN = 1,
@@ -81,6 +86,9 @@ enum wire_type {
 	WIRE_ABORT,
 	WIRE_CANCEL,
 	WIRE_FAILED,
+	WIRE_PING,
+	WIRE_PONG,
+	WIRE_DROPPED,
 	WIRE_NR,
 };
 
@@ -129,16 +137,46 @@ struct wire_state {
 	uint32_t reserved;
 };
 
-/** struct wire_ready - @attempt: which one; @load_ns: what loading took */
-struct wire_ready {
+struct wire_abort {
 	uint32_t attempt;
 	uint32_t reserved;
-	uint64_t load_ns;
 };
 
-/** struct wire_running - @first_entry_ns: on the destination's monotonic clock */
+/**
+ * struct wire_ready - what loading has taken
+ * @attempt: which one
+ * @nr_devices: entries of @device_ns in use; in the order of the VMM's registration
+ * @load_ns: all of it
+ */
+struct wire_ready {
+	uint32_t attempt;
+	uint32_t nr_devices;
+	uint64_t load_ns;
+	uint64_t device_ns[WIRE_MAX_DEVICES];
+};
+_Static_assert(sizeof(struct wire_ready) == 144, "wire");
+
+/**
+ * struct wire_running - times of the destination's monotonic clock
+ * @vmm_entry_ns: first guest entry, by the VMM's word
+ * @entry_ns: by the probe there; 0: it saw none
+ * @by: enum blackout_by
+ */
 struct wire_running {
-	uint64_t first_entry_ns;
+	uint64_t vmm_entry_ns;
+	uint64_t entry_ns;
+	uint32_t by;
+	uint32_t reserved;
+};
+
+/** struct wire_ping - @sent_ns: the source's monotonic clock */
+struct wire_ping {
+	uint64_t sent_ns;
+};
+
+/** struct wire_pong - @sent_ns: of the ping; @got_ns, @answered_ns: the destination's clock */
+struct wire_pong {
+	uint64_t sent_ns, got_ns, answered_ns;
 };
 
 struct wire_failed {

@@ -110,7 +110,7 @@ static int add_region(struct vm *vm, unsigned int i, const struct vmferry_msg_re
  * @why: words for the log on failure
  */
 int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
-	    int *fds, struct vm **out, char *why, size_t why_len)
+	    const struct vmferry_msg_device *devices, int *fds, struct vm **out, char *why, size_t why_len)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 	int err = 0;
@@ -127,6 +127,12 @@ int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_reg
 	vm->nr_vcpus = reg->nr_vcpus;
 	vm->pid = reg->pid;
 	vm->state_size = reg->state_size;
+	vm->nr_devices = reg->nr_devices;
+	for (unsigned int i = 0; i < vm->nr_devices; i++) {
+		vm->devices[i] = devices[i];
+		vm->devices[i].name[sizeof(vm->devices[i].name) - 1] = '\0';
+		vm->devices[i].kind[sizeof(vm->devices[i].kind) - 1] = '\0';
+	}
 	if (reg->flags & VMFERRY_REGISTER_VM_FD)
 		vm->kvm_fd = take_fd(&fds[reg->nr_regions + 1]);
 	vm->regions = calloc(reg->nr_regions, sizeof(*vm->regions));

@@ -53,6 +53,7 @@ struct vm_watcher {
  * @kvm_fd: KVM's VM, -1 if the VMM does not give it away
  * @peer_pid: whose socket it is, by the kernel's word
  * @tracker: the kernel module harvests; NULL: the VMM does
+ * @devices: those the VMM tells apart, @nr_devices of them
  * @pausing: a PAUSE whose answer waits for the module's last harvest
  */
 struct vm {
@@ -63,6 +64,8 @@ struct vm {
 	int pid;
 	uint64_t state_size;
 	char untracked[VMFERRY_VMM_NAME_LEN];
+	struct vmferry_msg_device devices[VMFERRY_VMM_MAX_DEVICES];
+	unsigned int nr_devices;
 	struct region *regions;
 	uint64_t *sizes;
 	unsigned int nr_regions;
@@ -108,7 +111,7 @@ void vm_socket_stop(struct vm_list *l);
 /* for vm_socket.c */
 void vm_gone(struct vm *vm);
 int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
-	    int *fds, struct vm **out, char *why, size_t why_len);
+	    const struct vmferry_msg_device *devices, int *fds, struct vm **out, char *why, size_t why_len);
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
 		   int fd, vm_answer_fn answer, void *arg);
 

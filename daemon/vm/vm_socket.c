@@ -165,8 +165,10 @@ static const char *judge(struct vm_socket *s, const struct vmferry_msg *m,
 	if (!is_terminated(r->name) || !memchr(r->untracked, '\0', VMFERRY_VMM_NAME_LEN))
 		return "bad name in registration";
 	if (!r->nr_regions || r->nr_regions > VMFERRY_MAX_REGIONS || !r->nr_vcpus ||
-	    m->len != sizeof(*r) + r->nr_regions * sizeof(struct vmferry_msg_region))
-		return "bad number of regions or vCPUs in registration";
+	    r->nr_devices > VMFERRY_VMM_MAX_DEVICES ||
+	    m->len != sizeof(*r) + r->nr_regions * sizeof(struct vmferry_msg_region) +
+		      r->nr_devices * sizeof(struct vmferry_msg_device))
+		return "bad number of regions, vCPUs or devices in registration";
 	if (s->nr_fds != r->nr_regions + 1 + !!(r->flags & VMFERRY_REGISTER_VM_FD))
 		return "registration without the right number of fds";
 	if (r->run_state < VMFERRY_RUN_RUNNING || r->run_state > VMFERRY_RUN_RELEASED)
@@ -185,6 +187,7 @@ static int peer_pid(int sock)
 static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
 {
 	struct vmferry_msg_region regions[VMFERRY_MAX_REGIONS];
+	struct vmferry_msg_device devices[VMFERRY_VMM_MAX_DEVICES];
 	struct vmferry_msg_register r = { 0 };
 	char text[160] = "out of memory";
 	const char *why;
@@ -204,7 +207,9 @@ static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const
 	}
 	if (!why) {
 		memcpy(regions, body + sizeof(r), r.nr_regions * sizeof(regions[0]));
-		err = vm_make(&r, regions, s->fds, &vm, text, sizeof(text));
+		memcpy(devices, body + sizeof(r) + r.nr_regions * sizeof(regions[0]),
+		       r.nr_devices * sizeof(devices[0]));
+		err = vm_make(&r, regions, devices, s->fds, &vm, text, sizeof(text));
 		why = err ? text : NULL;
 	}
 	drop_fds(s);

@@ -38,6 +38,7 @@ static const char usage[] =
 	"test instruments:\n"
 	"  --device-state SIZE --save-cost MS --load-cost MS\n"
 	"                       a device with that much state, that slow to save and load\n"
+	"  --device-name NAME   what to call it, its kind with a number (nic0)\n"
 	"  --untracked NAME     claim a device NAME whose writes no tracker sees\n"
 	"  --hash               hash RAM whenever the guest is stopped and before it starts\n";
 
@@ -160,7 +161,7 @@ static int die(const char *what, const char *object, int err)
 
 enum { OPT_NAME = 256, OPT_KERNEL, OPT_APPEND, OPT_INCOMING, OPT_RAM, OPT_VCPUS, OPT_DAEMON,
        OPT_STATS, OPT_DISK, OPT_STAY, OPT_PREALLOC, OPT_HUGETLB, OPT_TRACKER, OPT_QUIET,
-       OPT_STATE, OPT_SAVE, OPT_LOAD, OPT_UNTRACKED, OPT_HASH, OPT_HELP };
+       OPT_STATE, OPT_DEVICE, OPT_SAVE, OPT_LOAD, OPT_UNTRACKED, OPT_HASH, OPT_HELP };
 
 static const struct option longs[] = {
 	{ "name", 1, NULL, OPT_NAME },	       { "kernel", 1, NULL, OPT_KERNEL },
@@ -170,6 +171,7 @@ static const struct option longs[] = {
 	{ "disk", 1, NULL, OPT_DISK },	       { "stay", 0, NULL, OPT_STAY },
 	{ "prealloc", 0, NULL, OPT_PREALLOC }, { "hugetlb", 0, NULL, OPT_HUGETLB },
 	{ "tracker", 1, NULL, OPT_TRACKER },   { "quiet", 0, NULL, OPT_QUIET },
+	{ "device-name", 1, NULL, OPT_DEVICE },
 	{ "device-state", 1, NULL, OPT_STATE },{ "save-cost", 1, NULL, OPT_SAVE },
 	{ "load-cost", 1, NULL, OPT_LOAD },    { "untracked", 1, NULL, OPT_UNTRACKED },
 	{ "hash", 0, NULL, OPT_HASH },	       { "help", 0, NULL, OPT_HELP },
@@ -196,6 +198,7 @@ static int take_option(struct options *o, int c)
 		return o->ring || !strcmp(optarg, "bitmap") ? 0 : -EINVAL;
 	case OPT_QUIET: o->quiet = true; return 0;
 	case OPT_STATE: return parse_size(optarg, &o->device_state);
+	case OPT_DEVICE: o->device_name = optarg; return 0;
 	case OPT_SAVE: o->save_cost_ms = (unsigned int)atoi(optarg); return 0;
 	case OPT_LOAD: o->load_cost_ms = (unsigned int)atoi(optarg); return 0;
 	case OPT_UNTRACKED: o->untracked = optarg; return 0;
@@ -208,7 +211,7 @@ static int parse(struct options *o, int argc, char **argv)
 {
 	int c;
 
-	*o = (struct options){ .ram = 256 << 20, .nr_vcpus = 1, .ring = RING_ENTRIES };
+	*o = (struct options){ .ram = 256 << 20, .nr_vcpus = 1, .ring = RING_ENTRIES, .device_name = "nic0" };
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
 		if (c == OPT_HELP) {
 			fputs(usage, stdout);
@@ -262,6 +265,8 @@ static int init_sync(struct vm *vm)
 static int open_session(struct vm *vm)
 {
 	int fds[VM_MAX_VCPUS];
+	char kind[32] = "";
+	struct vmferry_vmm_device device = { vm->opt.device_name, kind, vm->opt.device_state };
 	struct vmferry_config cfg = {
 		.socket = vm->opt.daemon,
 		.name = vm->opt.name,
@@ -274,11 +279,15 @@ static int open_session(struct vm *vm)
 		.nr_ram = vm->nr_ram,
 		.incoming = vm->opt.incoming,
 		.state_size = vm->state_len,
+		.devices = &device,
+		.nr_devices = vm->opt.device_state || vm->opt.save_cost_ms || vm->opt.load_cost_ms,
 		.untracked = vm->opt.untracked,
 		.ops = &ops,
 		.vmm = vm,
 	};
 
+	/* nic0, nic1: both are nics */
+	snprintf(kind, sizeof(kind), "%.*s", (int)strcspn(vm->opt.device_name, "0123456789"), vm->opt.device_name);
 	for (unsigned int i = 0; i < vm->opt.nr_vcpus; i++)
 		fds[i] = vm->vcpus[i].fd;
 	return vmferry_open(&cfg, &vm->ferry);

@@ -177,6 +177,22 @@ static void cost(unsigned int ms)
 		;
 }
 
+static bool has_device(const struct vm *vm)
+{
+	return vm->opt.device_state || vm->opt.save_cost_ms || vm->opt.load_cost_ms;
+}
+
+static int save_device(struct vm *vm, int fd)
+{
+	uint64_t start = vm_now_ns();
+	int err;
+
+	cost(vm->opt.save_cost_ms);
+	err = write_all(fd, vm->device_state, vm->opt.device_state, (off_t)fixed_len(vm));
+	vmferry_device_took(vm->ferry, 0, vm_now_ns() - start);
+	return err;
+}
+
 /** state_save() - write all to @fd from 0; the vCPUs are parked */
 int state_save(struct vm *vm, int fd, uint64_t *len)
 {
@@ -198,19 +214,22 @@ int state_save(struct vm *vm, int fd, uint64_t *len)
 	}
 	for (unsigned int i = 0; i < vm->opt.nr_vcpus && !err; i++)
 		err = save_vcpu(vm, &vm->vcpus[i], &sc[i]);
-	cost(vm->opt.save_cost_ms);
 	if (!err)
 		err = write_all(fd, vm->state_buf, fixed_len(vm), 0);
-	if (!err)
-		err = write_all(fd, vm->device_state, vm->opt.device_state, (off_t)fixed_len(vm));
+	if (!err && has_device(vm))
+		err = save_device(vm, fd);
 	*len = vm->state_len;
 	return err;
 }
 
 static int load_device(struct vm *vm, int fd)
 {
+	uint64_t start = vm_now_ns();
 	uint8_t *got = vm->device_state;
 	int err = read_all(fd, got, vm->opt.device_state, (off_t)fixed_len(vm));
+
+	cost(vm->opt.load_cost_ms);
+	vmferry_device_took(vm->ferry, 0, vm_now_ns() - start);
 
 	if (err)
 		return err;
@@ -243,6 +262,5 @@ int state_load(struct vm *vm, int fd, uint64_t len)
 			return -errno;
 	for (unsigned int i = 0; i < vm->opt.nr_vcpus && !err; i++)
 		err = load_vcpu(&vm->vcpus[i], &sc[i]);
-	cost(vm->opt.load_cost_ms);
-	return err ? err : load_device(vm, fd);
+	return err || !has_device(vm) ? err : load_device(vm, fd);
 }

@@ -29,6 +29,7 @@ struct options {
 	bool incoming, stay, prealloc, hugetlb, hash, quiet;
 	uint64_t device_state;
 	unsigned int save_cost_ms, load_cost_ms;
+	const char *device_name;
 	const char *untracked;
 };
 

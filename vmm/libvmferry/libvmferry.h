@@ -43,6 +43,18 @@ struct vmferry_ram {
 };
 
 /**
+ * struct vmferry_vmm_device - a device whose state takes time to save and load
+ * @name: as messages to the owner call it; 31 bytes at most
+ * @kind: what it is: devices of one kind and size cost much the same on the same hosts
+ * @state_size: bytes at most
+ */
+struct vmferry_vmm_device {
+	const char *name;
+	const char *kind;
+	uint64_t state_size;
+};
+
+/**
  * struct vmferry_ops - what the library asks of the VMM
  * @pause: stop all vCPUs and the VMM's own writers; *last_exit_ns: CLOCK_MONOTONIC
  *	time at which the last vCPU left the guest
@@ -74,6 +86,7 @@ struct vmferry_ops {
  * @ram: regions, @nr_ram of them
  * @incoming: no guest yet, waiting for one
  * @state_size: upper estimate of what @ops->save writes, bytes
+ * @devices: those worth telling apart in a prediction, @nr_devices of them, 16 at most
  * @untracked: NULL, or the name of a device whose writes no tracker sees
  * @ops: callbacks
  * @vmm: handed to them
@@ -90,6 +103,8 @@ struct vmferry_config {
 	unsigned int nr_ram;
 	bool incoming;
 	uint64_t state_size;
+	const struct vmferry_vmm_device *devices;
+	unsigned int nr_devices;
 	const char *untracked;
 	const struct vmferry_ops *ops;
 	void *vmm;
@@ -129,6 +144,9 @@ int vmferry_mark_dirty(struct vmferry *v, uint64_t gpa, uint64_t len);
  * Harvests at once; when it returns the vCPU can be entered again.
  */
 int vmferry_ring_full(struct vmferry *v, unsigned int vcpu);
+
+/** vmferry_device_took() - within save() or load(): device @device of cfg.devices took @ns of it */
+void vmferry_device_took(struct vmferry *v, unsigned int device, uint64_t ns);
 
 /** vmferry_add_throttled() - account @ns that vCPU @vcpu slept for throttling */
 void vmferry_add_throttled(struct vmferry *v, unsigned int vcpu, uint64_t ns);

@@ -150,7 +150,8 @@ static int greet_and_register(struct vmferry *v)
 	struct vmferry_msg_hello hello = { VMFERRY_VMM_MAGIC, VMFERRY_VMM_VERSION, 0 };
 	struct vmferry_msg msg = { .type = VMFERRY_MSG_HELLO, .len = sizeof(hello) };
 	size_t regions_len = v->cfg.nr_ram * sizeof(*v->regions);
-	char body[sizeof(v->reg) + VMFERRY_MAX_REGIONS * sizeof(*v->regions)];
+	size_t devices_len = v->cfg.nr_devices * sizeof(v->devices[0]);
+	char body[sizeof(v->reg) + VMFERRY_MAX_REGIONS * sizeof(*v->regions) + sizeof(v->devices)];
 	int err = send_msg(v->sock, &msg, &hello, NULL, 0);
 
 	if (!err)
@@ -168,8 +169,9 @@ static int greet_and_register(struct vmferry *v)
 	v->is_fresh = false; /* from here on the daemon may write to RAM */
 	memcpy(body, &v->reg, sizeof(v->reg));
 	memcpy(body + sizeof(v->reg), v->regions, regions_len);
+	memcpy(body + sizeof(v->reg) + regions_len, v->devices, devices_len);
 	msg = (struct vmferry_msg){ .type = VMFERRY_MSG_REGISTER,
-				    .len = (uint32_t)(sizeof(v->reg) + regions_len) };
+				    .len = (uint32_t)(sizeof(v->reg) + regions_len + devices_len) };
 	err = send_msg(v->sock, &msg, body, v->fds, v->cfg.nr_ram + 2);
 	if (!err)
 		err = recv_exact(v, &msg, sizeof(msg), NULL);
@@ -285,7 +287,11 @@ static int do_release(struct vmferry *v)
 union answer {
 	struct vmferry_msg_paused paused;
 	struct vmferry_msg_resumed resumed;
-	struct vmferry_msg_saved saved;
+	struct {
+		struct vmferry_msg_saved saved;
+		uint64_t saved_ns[VMFERRY_VMM_MAX_DEVICES];
+	};
+	uint64_t loaded_ns[VMFERRY_VMM_MAX_DEVICES];
 	struct vmferry_msg_state state;
 };
 
@@ -312,9 +318,12 @@ static int carry_out(struct vmferry *v, const struct vmferry_msg *msg, const voi
 		*ans_len = sizeof(ans->resumed);
 		return do_run(v, VMFERRY_RUN_LOADED, &ans->resumed);
 	case VMFERRY_MSG_SAVE:
-		*ans_len = sizeof(ans->saved);
+		*ans_len = (uint32_t)(sizeof(ans->saved) + v->cfg.nr_devices * sizeof(uint64_t));
+		v->took_ns = ans->saved_ns;
 		return do_save(v, fd, &ans->saved);
 	case VMFERRY_MSG_LOAD:
+		*ans_len = (uint32_t)(v->cfg.nr_devices * sizeof(uint64_t));
+		v->took_ns = ans->loaded_ns;
 		return msg->len == sizeof(struct vmferry_msg_saved) ? do_load(v, body, fd) : -EPROTO;
 	case VMFERRY_MSG_THROTTLE:
 		if (msg->len != sizeof(struct vmferry_msg_throttle))
@@ -398,7 +407,7 @@ static int describe(struct vmferry *v)
 	int err;
 
 	if (!cfg->nr_ram || cfg->nr_ram > VMFERRY_MAX_REGIONS || !cfg->nr_vcpus ||
-	    cfg->nr_vcpus > VMFERRY_MAX_VCPUS || strlen(cfg->name) >= VMFERRY_VMM_NAME_LEN)
+	    cfg->nr_vcpus > VMFERRY_MAX_VCPUS || cfg->nr_devices > VMFERRY_VMM_MAX_DEVICES || strlen(cfg->name) >= VMFERRY_VMM_NAME_LEN)
 		return -EINVAL;
 	v->regions = calloc(cfg->nr_ram, sizeof(*v->regions));
 	v->fds = calloc(cfg->nr_ram + 2, sizeof(*v->fds));
@@ -417,6 +426,11 @@ static int describe(struct vmferry *v)
 		strncpy(v->regions[i].name, ram->name, VMFERRY_VMM_NAME_LEN - 1);
 		v->fds[i + 1] = ram->memfd;
 	}
+	for (unsigned int i = 0; i < cfg->nr_devices; i++) {
+		strncpy(v->devices[i].name, cfg->devices[i].name, sizeof(v->devices[i].name) - 1);
+		strncpy(v->devices[i].kind, cfg->devices[i].kind, sizeof(v->devices[i].kind) - 1);
+		v->devices[i].state_size = cfg->devices[i].state_size;
+	}
 	err = area_init(&v->area, table, cfg->nr_ram, cfg->nr_vcpus);
 	if (err)
 		return err;
@@ -432,6 +446,7 @@ static int describe(struct vmferry *v)
 		strncpy(v->reg.untracked, cfg->untracked, VMFERRY_VMM_NAME_LEN - 1);
 	v->reg.nr_regions = cfg->nr_ram;
 	v->reg.nr_vcpus = cfg->nr_vcpus;
+	v->reg.nr_devices = cfg->nr_devices;
 	v->reg.pid = getpid();
 	v->reg.area_size = v->area.size;
 	v->reg.state_size = cfg->state_size;
@@ -465,6 +480,12 @@ int vmferry_open(const struct vmferry_config *cfg, struct vmferry **out)
 	}
 	v->thread_is_up = true;
 	return 0;
+}
+
+void vmferry_device_took(struct vmferry *v, unsigned int device, uint64_t ns)
+{
+	if (device < v->cfg.nr_devices)
+		v->took_ns[device] = ns;
 }
 
 void vmferry_close(struct vmferry *v)

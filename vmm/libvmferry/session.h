@@ -20,6 +20,8 @@ struct vmferry {
 	struct vmferry_msg_register reg;
 	struct vmferry_msg_region *regions;
 	int *fds;
+	struct vmferry_msg_device devices[VMFERRY_VMM_MAX_DEVICES];
+	uint64_t *took_ns; /* of each device, in the answer that is being made; session thread */
 	struct area area;
 	struct harvester *harvester;
 	uint32_t run_state;

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Blackouts and brownouts: the BPF probe, its readings, and the history of stops.
+ *
+ * Theory of operation: the probe is loaded when the daemon starts, for that takes tens of
+ * milliseconds, and attached while a VM is watched. While a guest stands still it is only
+ * read, from mapped memory. Without the right to load it all goes on, timed by the VMMs'
+ * own word, and the report says so.
+ *
+ * The history is a file of one JSON object a line; the last ones are kept in memory. A
+ * line that cannot be read is skipped.
+ */
+#include "blackout.h"
+
+#include <errno.h>
+#include <probe.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+
+#define KEPT 1000
+#define SLOT_NONE (-1)
+
+struct blackouts {
+	struct probe *probe;
+	char why[200]; /* there is none */
+	struct scribe *scribe;
+	char *path;
+	unsigned int lines; /* in the file */
+	json_t *history;
+};
+
+static void read_history(struct blackouts *b)
+{
+	FILE *f = fopen(b->path, "re");
+	char line[4096];
+
+	if (!f)
+		return;
+	while (fgets(line, sizeof(line), f)) {
+		json_t *j = json_loads(line, 0, NULL);
+
+		b->lines++;
+		if (json_is_object(j))
+			json_array_append(b->history, j);
+		json_decref(j);
+		if (json_array_size(b->history) > KEPT)
+			json_array_remove(b->history, 0);
+	}
+	fclose(f);
+}
+
+/** blackouts_open() - load the probe, read the history; without a probe it works, too */
+int blackouts_open(struct scribe *s, const char *history, struct blackouts **out)
+{
+	struct blackouts *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		return -ENOMEM;
+	b->scribe = s;
+	b->path = strdup(history);
+	b->history = json_array();
+	if (!b->path || !b->history) {
+		blackouts_close(b);
+		return -ENOMEM;
+	}
+	read_history(b);
+	if (probe_open(&b->probe, b->why, sizeof(b->why)))
+		notice_report("vmferryd: no blackout probe: %s; blackouts are timed by the VMMs' own word", b->why);
+	*out = b;
+	return 0;
+}
+
+void blackouts_close(struct blackouts *b)
+{
+	if (!b)
+		return;
+	probe_close(b->probe);
+	json_decref(b->history);
+	free(b->path);
+	free(b);
+}
+
+static json_int_t us(uint64_t ns)
+{
+	return (json_int_t)(ns / 1000);
+}
+
+static json_t *parts_json(const struct blackout_record *r)
+{
+	json_t *list = json_object();
+
+	for (int i = 0; i < PART_NR; i++)
+		json_object_set_new(list, predictor_part_name((enum predictor_part)i),
+				    json_pack("{s:I, s:I, s:I}", "expected-us", us(r->expected.part[i].mean_ns),
+					      "upper-us", us(r->expected.part[i].upper_ns), "actual-us",
+					      us(r->actual_ns[i])));
+	return list;
+}
+
+static json_t *record_json(const struct blackout_record *r)
+{
+	return json_pack("{s:I, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:s, s:o}", "time",
+			 (json_int_t)r->when_s, "vm", r->vm, "peer", r->peer, "end",
+			 r->end == BLACKOUT_MOVED ? "moved" : "called-off", "limit-ms",
+			 (json_int_t)(r->limit_ns / 1000000), "blackout-us", us(r->blackout_ns), "clock-error-us",
+			 us(r->error_ns), "expected-us", us(r->expected.whole.mean_ns), "upper-us",
+			 us(r->expected.whole.upper_ns), "cold", r->expected.is_cold, "timed-by",
+			 blackout_by_name(r->by), "parts", parts_json(r));
+}
+
+/* The whole file from memory, once it holds twice what is kept. */
+static char *all_lines(struct blackouts *b)
+{
+	char *text = NULL;
+	size_t len = 0, i;
+	FILE *f = open_memstream(&text, &len);
+	json_t *j;
+
+	if (!f)
+		return NULL;
+	b->lines = 0;
+	json_array_foreach (b->history, i, j) {
+		json_dumpf(j, f, JSON_COMPACT | JSON_PRESERVE_ORDER);
+		fputc('\n', f);
+		b->lines++;
+	}
+	fclose(f);
+	return text;
+}
+
+/** blackouts_add() - remember one more; written in the background */
+void blackouts_add(struct blackouts *b, const struct blackout_record *r)
+{
+	json_t *j = record_json(r);
+	char *line = NULL;
+
+	if (!j)
+		return;
+	json_array_append(b->history, j);
+	if (json_array_size(b->history) > KEPT)
+		json_array_remove(b->history, 0);
+	if (++b->lines >= 2 * KEPT) {
+		scribe_replace(b->scribe, b->path, all_lines(b));
+	} else {
+		char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER);
+
+		if (!text || asprintf(&line, "%s\n", text) < 0)
+			line = NULL;
+		scribe_append(b->scribe, b->path, line);
+		free(text);
+	}
+	json_decref(j);
+}
+
+/** blackouts_json() - the last @most, oldest first; of @vm, or of all if it is NULL */
+json_t *blackouts_json(const struct blackouts *b, const char *vm, size_t most)
+{
+	json_t *list = json_array(), *j;
+	size_t i;
+
+	json_array_foreach (b->history, i, j)
+		if (!vm || !strcmp(vm, json_string_value(json_object_get(j, "vm"))))
+			json_array_append(list, j);
+	while (json_array_size(list) > most)
+		json_array_remove(list, 0);
+	return list;
+}
+
+/** blackouts_why() - why there is no probe; "" if there is one */
+const char *blackouts_why(const struct blackouts *b)
+{
+	return b->why;
+}
+
+/** blackout_watch() - of the VMM @pid; Return: a slot, or negative: nobody watches */
+int blackout_watch(struct blackouts *b, int pid)
+{
+	int slot = b->probe ? probe_watch(b->probe, pid) : SLOT_NONE;
+
+	if (b->probe && slot < 0)
+		notice_report("the probe cannot watch process %d: %s", pid, strerror(-slot));
+	return slot < 0 ? SLOT_NONE : slot;
+}
+
+void blackout_unwatch(struct blackouts *b, int slot)
+{
+	if (slot >= 0)
+		probe_unwatch(b->probe, slot);
+}
+
+/** blackout_arm() - all vCPUs stand still: the next entry is the first */
+void blackout_arm(struct blackouts *b, int slot)
+{
+	if (slot >= 0)
+		probe_arm(b->probe, slot);
+}
+
+/** blackout_last_exit_ns() - 0: the probe has seen none */
+uint64_t blackout_last_exit_ns(const struct blackouts *b, int slot)
+{
+	return slot < 0 ? 0 : probe_last_exit_ns(b->probe, slot);
+}
+
+/** blackout_first_entry_ns() - since blackout_arm(); 0: none yet */
+uint64_t blackout_first_entry_ns(const struct blackouts *b, int slot)
+{
+	return slot < 0 ? 0 : probe_first_entry_ns(b->probe, slot);
+}
+
+enum blackout_by blackout_by(const struct blackouts *b, int slot)
+{
+	if (slot < 0)
+		return BLACKOUT_BY_VMM;
+	return probe_sees_entries(b->probe, slot) ? BLACKOUT_BY_ENTRY : BLACKOUT_BY_KVM_RUN;
+}
+
+const char *blackout_by_name(enum blackout_by by)
+{
+	static const char *const names[] = { "nobody", "vmm", "kvm-run", "kvm-entry" };
+
+	return by <= BLACKOUT_BY_ENTRY ? names[by] : names[0];
+}
+
+/** blackout_brownout() - of each vCPU since it is watched; Return: how many, 0 without a probe */
+unsigned int blackout_brownout(const struct blackouts *b, int slot, struct brownout *to, unsigned int room)
+{
+	unsigned int nr = slot < 0 ? 0 : probe_nr_vcpus(b->probe, slot);
+
+	for (unsigned int i = 0; i < nr && i < room; i++) {
+		struct blackout_vcpu v;
+
+		probe_vcpu(b->probe, slot, i, &v);
+		to[i] = (struct brownout){ v.faults, v.fault_ns, v.pushes, v.fulls, v.full_ns };
+	}
+	return nr < room ? nr : room;
+}
