@@ -13,8 +13,9 @@
  * is the destination's, on our clock: see decide/clock.c.
  *
  * A try that was called off teaches what ended, and of the part that did not that it takes
- * at least so long. One slow try, or two, may be a busy host's: until there were RULE of
- * them such a lesson is only kept at hand, else one hiccup would end the migration.
+ * at least so long; what loading took the destination tells when it is over. One slow try,
+ * or two, may be a busy host's: until there were RULE of them a lesson after which nothing
+ * more could be tried is only kept at hand.
  */
 #include <stdio.h>
 #include <string.h>
@@ -146,17 +147,14 @@ static uint64_t learn_devices(struct predictor *p, const uint64_t *ns, uint32_t 
 	return sum;
 }
 
-static void learn_load(struct migration *m, const struct wire_ready *r)
+static void learn_load(struct predictor *p, const struct wire_ready *r)
 {
-	predictor_learn_part(&m->predictor, PART_LOAD,
-			     less(r->load_ns, learn_devices(&m->predictor, r->device_ns, r->nr_devices, true)));
+	predictor_learn_part(p, PART_LOAD, less(r->load_ns, learn_devices(p, r->device_ns, r->nr_devices, true)));
 }
 
 /* All parts before @end; what bytes and devices took of them is not the parts' own. */
-static void learn_parts(struct migration *m, const uint64_t *ns, enum predictor_part end)
+static void learn_parts(const struct migration *m, struct predictor *p, const uint64_t *ns, enum predictor_part end)
 {
-	struct predictor *p = &m->predictor;
-
 	if (end > PART_STOP)
 		predictor_learn_part(p, PART_STOP, ns[PART_STOP]);
 	if (end > PART_HARVEST)
@@ -169,7 +167,7 @@ static void learn_parts(struct migration *m, const uint64_t *ns, enum predictor_
 	if (end > PART_STATE)
 		predictor_learn_part(p, PART_STATE, less(ns[PART_STATE], predictor_bytes_ns(p, m->state_len)));
 	if (end > PART_LOAD) {
-		learn_load(m, &m->loaded);
+		learn_load(p, &m->loaded);
 		predictor_learn_part(p, PART_TRIP, ns[PART_TRIP]);
 	}
 	if (end > PART_START)
@@ -177,9 +175,8 @@ static void learn_parts(struct migration *m, const uint64_t *ns, enum predictor_
 }
 
 /* Of the part that did not end in @ns: at least that long. */
-static void learn_open_part(struct migration *m, enum predictor_part part, uint64_t ns)
+static void learn_open_part(const struct migration *m, struct predictor *p, enum predictor_part part, uint64_t ns)
 {
-	struct predictor *p = &m->predictor;
 	struct predictor_device *d = m->expected.device >= 0 ? &p->device[m->expected.device] : NULL;
 
 	if (ns <= m->expected.part[part].mean_ns)
@@ -230,7 +227,9 @@ void account_moved(struct migration *m, const struct wire_running *r)
 	else
 		entry = now;
 	fill_parts(m, entry, to->actual_ns);
-	learn_parts(m, to->actual_ns, PART_NR);
+	if (m->has_lesson)
+		m->predictor = m->lesson;
+	learn_parts(m, &m->predictor, to->actual_ns, PART_NR);
 	predictor_learn_total(&m->predictor, m->believed.sum_ns, entry - m->t.last_exit);
 	remember(m, BLACKOUT_MOVED, entry - m->t.last_exit, to->clock_error_ns, to->timed_by);
 }
@@ -244,25 +243,29 @@ static uint64_t resumed_at(const struct migration *m, uint64_t vmm_says_ns, enum
 	return seen ? seen : vmm_says_ns;
 }
 
+static struct predictor *lesson_of(struct migration *m)
+{
+	if (!m->has_lesson)
+		m->lesson = m->predictor;
+	m->has_lesson = true;
+	return &m->lesson;
+}
+
 /** account_called_off() - the guest runs again here; a while ago, so that the probe has seen it */
 void account_called_off(struct migration *m)
 {
-	struct predictor *p = &m->predictor;
+	struct predictor *p = lesson_of(m);
 	enum predictor_part open;
 	enum blackout_by by;
 	uint64_t entry = resumed_at(m, m->t.resumed, &by), stall = less(entry, m->t.last_exit);
 
-	if (!m->t.resume_asked)
-		return;
 	if (stall > m->report.stall_ns)
 		m->report.stall_ns = stall;
 	estimate_learn(&p->resume, 0, less(entry, m->t.resume_asked));
 	open = fill_parts(m, 0, m->report.actual_ns);
 	remember(m, BLACKOUT_CALLED_OFF, stall, 0, by);
-	if (m->report.tries == 1)
-		m->before_tries = *p;
-	learn_parts(m, m->report.actual_ns, open);
-	learn_open_part(m, open, less(m->t.resume_asked, m->t.last_exit));
+	learn_parts(m, p, m->report.actual_ns, open);
+	learn_open_part(m, p, open, less(m->t.resume_asked, m->t.last_exit));
 	predictor_learn_total(p, m->believed.sum_ns,
 			      m->t.resume_asked - m->t.last_exit + predictor_from(&m->expected, open));
 	m->t.resume_asked = 0;
@@ -272,33 +275,34 @@ void account_called_off(struct migration *m)
 void account_dropped(struct migration *m, const struct wire_ready *r)
 {
 	if (r->load_ns && !m->t.ready) /* else it is learned already */
-		learn_load(m, r);
+		learn_load(lesson_of(m), r);
 }
 
 /**
- * account_may_try_again() - after a try that was called off
- * Return: false: even with nothing left to send it would not be expected to make the limit
+ * account_may_try_again() - a try was called off, and all is known of it
+ * Return: false: even with nothing left to send none would be expected to make the limit
  */
 bool account_may_try_again(struct migration *m)
 {
 	struct prediction p;
 
-	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
-	if (m->report.tries < m->params.max_tries && p.whole.upper_ns <= migration_limit_ns(m))
-		return true;
-	if (m->report.tries >= RULE || m->report.tries >= m->params.max_tries)
+	predictor_predict(&m->lesson, 0, m->vm->state_size, &p);
+	if (m->report.tries >= m->params.max_tries)
 		return false;
-	m->lesson = m->predictor; /* true all the same: it is kept for the end */
-	m->predictor = m->before_tries;
-	m->has_lesson = true;
-	return true;
+	if (p.whole.upper_ns <= migration_limit_ns(m)) {
+		m->predictor = m->lesson;
+		m->has_lesson = false;
+		return true;
+	}
+	return m->report.tries < RULE;
 }
 
 /** account_end() - the migration is over, the guest runs */
 void account_end(struct migration *m)
 {
-	account_called_off(m);
-	if (m->has_lesson && m->state == SRC_FAILED)
+	if (m->t.resume_asked)
+		account_called_off(m);
+	if (m->has_lesson)
 		m->predictor = m->lesson;
 	if (m->report.tries)
 		learned_write(m->f->scribe, m->f->learned_dir, m->pair, &m->predictor);
@@ -341,6 +345,6 @@ const char *account_words(const struct migration *m, const struct prediction *p,
 
 	snprintf(text, len, "needs %.1f ms, %s; limit %u%s", (double)p->whole.upper_ns / 1e6,
 		 why_so_long(m, p, why, sizeof(why)), m->params.downtime_limit_ms,
-		 p->is_cold ? " (partly guessed: no switchover between these hosts was measured yet)" : "");
+		 p->is_cold ? " (partly guessed: no whole switchover between these hosts was measured yet)" : "");
 	return text;
 }

@@ -254,7 +254,8 @@ static bool is_worth_a_try(const struct migration *m)
 {
 	const struct prediction *p = &m->report.predicted;
 
-	return m->params.strict && p->is_cold && !m->report.tries && p->data_ns < migration_limit_ns(m) / 2;
+	return m->params.strict && p->is_cold && !m->report.tries && p->measured_ns < migration_limit_ns(m) &&
+	       p->data_ns < migration_limit_ns(m) / 2;
 }
 
 /* Even with nothing left to send it would not make the limit, and that was measured. */
@@ -264,7 +265,9 @@ static bool is_beyond_hope(struct migration *m)
 	char text[256];
 
 	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
-	if (!m->params.strict || p.is_cold || p.whole.upper_ns <= migration_limit_ns(m))
+	if (!m->params.strict || m->is_after_try)
+		return false;
+	if (p.measured_ns <= migration_limit_ns(m) && (p.is_cold || p.whole.upper_ns <= migration_limit_ns(m)))
 		return false;
 	migration_blame(m, "no switchover was begun: it %s; raise --downtime-limit",
 			account_words(m, &p, text, sizeof(text)));

@@ -50,7 +50,7 @@ struct migration {
 	struct wire_ready loaded;
 
 	char pair[256];
-	struct predictor predictor, before_tries, lesson;
+	struct predictor predictor, lesson; /* lesson: with what tries taught that were called off */
 	bool has_lesson;
 	struct prediction believed, expected; /* when the guest was stopped; since its last pages are known */
 	struct clock_pair clock;

@@ -265,7 +265,7 @@ void switchover_retry(struct migration *m)
 }
 
 /**
- * switchover_may_go_on() - once, some time after a try that was called off
+ * switchover_may_go_on() - before each round; after a try that was called off it learns from it
  * Return: false: there is no more to be tried, and the migration is over
  */
 bool switchover_may_go_on(struct migration *m)
@@ -273,13 +273,14 @@ bool switchover_may_go_on(struct migration *m)
 	struct prediction p;
 	char text[256];
 
-	if (!m->is_after_try)
+	if (m->is_after_try && m->t.resume_asked)
+		account_called_off(m);
+	if (!m->is_after_try || m->dropped < m->attempt)
 		return true;
 	m->is_after_try = false;
-	account_called_off(m);
 	if (account_may_try_again(m))
 		return true;
-	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
+	predictor_predict(&m->lesson, 0, m->vm->state_size, &p);
 	migration_blame(m, "called off %u of %u tries to keep the limit: %s; raise --downtime-limit", m->report.tries,
 			m->report.tries, account_words(m, &p, text, sizeof(text)));
 	migration_step(m, EV_CANCEL);

@@ -122,6 +122,7 @@ static void add_devices(const struct predictor *p, struct prediction *to)
 		add(&to->part[PART_SAVE], &save);
 		add(&to->part[PART_LOAD], &load);
 		to->is_cold |= !d->load.nr;
+		to->measured_ns += d->load.nr ? load.mean_ns : 0;
 		if (to->device < 0 || save.mean_ns + load.mean_ns > to->device_ns) {
 			to->device = (int)i;
 			to->device_ns = save.mean_ns + load.mean_ns;
@@ -145,11 +146,8 @@ static void sum_up(const struct predictor *p, struct prediction *to)
 	if (p->total.nr < ENOUGH)
 		return;
 	estimate_expect(&p->total, 0, &total);
-	total.mean_ns = share(to->whole.mean_ns, total.mean_ns);
-	total.upper_ns = share(to->whole.mean_ns, total.upper_ns);
-	to->whole.mean_ns = total.mean_ns;
-	if (total.upper_ns < to->whole.upper_ns)
-		to->whole.upper_ns = total.upper_ns;
+	to->whole.mean_ns = share(to->sum_ns, total.mean_ns);
+	to->whole.upper_ns = share(to->sum_ns, total.upper_ns);
 }
 
 /**
@@ -168,6 +166,7 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 	for (int i = 0; i < PART_NR; i++) {
 		estimate_expect(&p->part[i], 0, &to->part[i]);
 		to->is_cold |= !p->part[i].nr;
+		to->measured_ns += p->part[i].nr ? to->part[i].mean_ns : 0;
 	}
 	add_devices(p, to);
 	add(&to->part[PART_PAGES], &(struct expected){ pages_ns, pages_ns });

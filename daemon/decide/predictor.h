@@ -55,6 +55,7 @@ struct predictor {
  * struct prediction - one blackout as it is expected
  * @whole: all of it; its upper bound is not the sum of the parts' but learned of whole ones
  * @sum_ns: of the parts' means, before what whole blackouts taught
+ * @measured_ns: of it what is no guess
  * @data_ns: what bytes take, out of PART_PAGES and PART_STATE
  * @device: the one that costs most; @device_ns: saving and loading it, mean
  * @is_cold: some of it is only a guess
@@ -62,7 +63,7 @@ struct predictor {
 struct prediction {
 	struct expected part[PART_NR];
 	struct expected whole;
-	uint64_t sum_ns, data_ns;
+	uint64_t sum_ns, measured_ns, data_ns;
 	uint64_t rest_bytes, state_bytes, goodput;
 	int device;
 	uint64_t device_ns;

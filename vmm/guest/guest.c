@@ -321,18 +321,24 @@ static void disk_turn(struct vcpu *v)
 
 /* ---- the loop ---- */
 
+#define LONG_GAP (conf.tsc_khz / 20) /* 50 us */
+
 static void beat(struct vcpu *v, uint64_t now)
 {
 	uint64_t gap = now - v->last;
 
 	/* A gap long enough to matter: did the VMM start us anew, or were we just slow? */
-	if (gap > conf.tsc_khz / 20) {
-		uint64_t inc = inl(GUEST_PORT_INCARNATION);
+	if (gap > LONG_GAP) {
+		uint64_t inc, asked;
 
-		now = rdtsc();
+		/* What comes while we ask belongs to it: asked again, counted to here. */
+		do {
+			asked = rdtsc();
+			inc = inl(GUEST_PORT_INCARNATION);
+			now = rdtsc();
+		} while (now - asked > LONG_GAP);
+		gap = now - v->last;
 		if (inc != v->incarnation) {
-			/* It may have come while we asked: count to here, never too little. */
-			gap = now - v->last;
 			v->incarnation = inc;
 			v->stats->blackouts++;
 			v->stats->blackout_last = gap;
