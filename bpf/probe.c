@@ -31,6 +31,7 @@ struct probe {
 	struct ring_buffer *gaps;
 	struct bpf_link *links[NR_PROGS];
 	int pid[BLACKOUT_SLOTS]; /* 0: free */
+	unsigned int users[BLACKOUT_SLOTS];
 	unsigned int watched;
 	bool entries_fire;
 	probe_gap_fn gap;
@@ -145,6 +146,11 @@ int probe_watch(struct probe *p, int pid)
 	uint32_t key = (uint32_t)pid, value;
 	int slot = 0, err;
 
+	for (int i = 0; i < BLACKOUT_SLOTS; i++)
+		if (p->pid[i] == pid) {
+			p->users[i]++;
+			return i;
+		}
 	while (slot < BLACKOUT_SLOTS && p->pid[slot])
 		slot++;
 	if (slot == BLACKOUT_SLOTS)
@@ -159,6 +165,7 @@ int probe_watch(struct probe *p, int pid)
 		return err;
 	}
 	p->pid[slot] = pid;
+	p->users[slot] = 1;
 	p->watched++;
 	return slot;
 }
@@ -168,7 +175,7 @@ void probe_unwatch(struct probe *p, int slot)
 {
 	uint32_t key;
 
-	if (!p || slot < 0 || !p->pid[slot])
+	if (!p || slot < 0 || !p->pid[slot] || --p->users[slot])
 		return;
 	p->entries_fire |= probe_sees_entries(p, slot);
 	key = (uint32_t)p->pid[slot];

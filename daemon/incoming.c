@@ -126,6 +126,8 @@ static void on_linger_over(void *owner)
 static void finish(struct incoming *in)
 {
 	in->is_over = true;
+	blackout_unwatch(in->f->blackouts, in->probe_slot);
+	in->probe_slot = -1;
 	close_channels(in);
 	if (in->vm && in->vm->watcher == &in->watcher)
 		in->vm->watcher = NULL;

@@ -6,11 +6,12 @@
   cases: total untouched_destination blackout dirtying untouched_ram zeros collect
 
 Prints a table, then as the last line one JSON object. Exits 0 if it could measure."""
-import argparse, contextlib, json, math, os, socket, statistics, subprocess, sys, tempfile, time
+import argparse, contextlib, json, math, os, statistics, subprocess, sys, tempfile, time
 sys.path[:0] = [os.path.dirname(os.path.realpath(__file__)),
                 os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib')]
 import peer_qemu
-from ferry import OUT, Failed, Scene, migrate, wait_for
+from peer_qemu import tsc_khz
+from ferry import OUT, Failed, Scene, free_port, migrate, wait_for
 
 RAM = 2048
 SPIN = 'v0=spin verify=0'
@@ -20,12 +21,6 @@ median = statistics.median
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
 
 
 def target(name, limit, measured, unit, met):
@@ -72,11 +67,6 @@ def rss_mib(pid):
 def memfd_kib(pid):
     return sum(os.stat(f'/proc/{pid}/fd/{fd}').st_blocks // 2 for fd in os.listdir(f'/proc/{pid}/fd')
                if 'memfd:ram' in os.readlink(f'/proc/{pid}/fd/{fd}'))
-
-
-def tsc_khz():
-    with open('/proc/cpuinfo') as f:
-        return int(float(next(line for line in f if line.startswith('cpu MHz')).split()[3]) * 1000)
 
 
 def qemu(append, **kw):

@@ -30,6 +30,11 @@ def cpu_seconds(pid, vcpu_prefixes):
     return max(total, whole - vcpus) / TICK
 
 
+def tsc_khz():
+    with open('/proc/cpuinfo') as f:
+        return int(float(next(line for line in f if line.startswith('cpu MHz')).split()[3]) * 1000)
+
+
 class Beats(threading.Thread):
     """Reads the guest's heartbeats from a fifo and stamps them."""
 

@@ -29,6 +29,12 @@ def wait_for(what, probe, seconds=20.0):
         time.sleep(0.005)
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
 class Qmp:
     """One connection to a daemon's control socket."""
 
@@ -65,8 +71,8 @@ class Qmp:
 
 
 class Daemon:
-    def __init__(self, scene, name, listen=None, tracker=TRACKER):
-        self.scene, self.name, self.tracker = scene, name, tracker
+    def __init__(self, scene, name, listen=None, tracker=TRACKER, wrap=()):
+        self.scene, self.name, self.tracker, self.wrap = scene, name, tracker, list(wrap)
         self.dir = os.path.join(scene.dir, name)
         os.makedirs(self.dir)
         self.listen = listen or f'unix:{self.dir}/peer.sock'
@@ -77,7 +83,7 @@ class Daemon:
     def start(self):
         with open(self.log, 'a') as log:
             self.proc = subprocess.Popen(
-                self.scene.wrap + [os.path.join(OUT, 'bin', 'vmferryd'), '--run-dir', self.dir, '--state-dir',
+                self.wrap + self.scene.wrap + [os.path.join(OUT, 'bin', 'vmferryd'), '--run-dir', self.dir, '--state-dir',
                                    self.dir + '/state', '--listen', self.listen, '--config', '/dev/null'] +
                 (['--tracker', self.tracker] if self.tracker else []),
                 stderr=log, stdin=subprocess.DEVNULL)
@@ -129,7 +135,7 @@ class Daemon:
 
 class Vmm:
     def __init__(self, scene, daemon, name='web1', append='', incoming=False, ram='128M', vcpus=1, options=(),
-                 binary=None):
+                 binary=None, wrap=()):
         self.scene, self.daemon, self.name = scene, daemon, name
         scene.count += 1
         self.stats_path = os.path.join(scene.dir, f'stats{scene.count}')
@@ -137,7 +143,7 @@ class Vmm:
         what = ['--incoming'] if incoming else ['--kernel', os.path.join(OUT, 'bin', 'guest.elf'), '--append', append]
         with open(self.log, 'w') as log:
             self.proc = subprocess.Popen(
-                scene.wrap + [binary or os.path.join(OUT, 'bin', 'ferryvm'), '--name', name, '--ram', ram, '--vcpus',
+                list(wrap) + scene.wrap + [binary or os.path.join(OUT, 'bin', 'ferryvm'), '--name', name, '--ram', ram, '--vcpus',
                               str(vcpus), '--daemon', daemon.vmm, '--stats', self.stats_path, '--quiet', *what, *options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         scene.started(self)

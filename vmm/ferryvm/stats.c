@@ -22,13 +22,18 @@ static void print_vcpu(const struct vm *vm, FILE *f, const struct guest_stats *s
 		"{\"filled\":%s,\"beats\":%llu,\"gap-max-us\":%llu,\"blackouts\":%llu,"
 		"\"blackout-last-us\":%llu,\"blackout-max-us\":%llu,\"written\":%llu,"
 		"\"verified\":%llu,\"owned\":%llu,\"disk-ops\":%llu,\"errors\":%llu,"
-		"\"bad-page\":%llu,\"bad-word\":%llu,\"bad-want\":%llu,\"bad-got\":%llu}",
+		"\"bad-page\":%llu,\"bad-word\":%llu,\"bad-want\":%llu,\"bad-got\":%llu,"
+		"\"blackout-history-us\":[",
 		LL(filled) ? "true" : "false", LL(beats),
 		(unsigned long long)ticks_to_us(vm, LL(gap_max)), LL(blackouts),
 		(unsigned long long)ticks_to_us(vm, LL(blackout_last)),
 		(unsigned long long)ticks_to_us(vm, LL(blackout_max)), LL(written), LL(verified),
 		LL(owned), LL(disk_ops), LL(errors), LL(bad_page), LL(bad_word), LL(bad_want),
 		LL(bad_got));
+	for (uint64_t n = s->blackouts < GUEST_HISTORY ? s->blackouts : GUEST_HISTORY; n; n--)
+		fprintf(f, "%llu%s", (unsigned long long)ticks_to_us(vm, s->history[(s->blackouts - n + 1) % GUEST_HISTORY]),
+			n > 1 ? "," : "");
+	fputs("]}", f);
 #undef LL
 }
 

@@ -18,7 +18,8 @@
  *
  * Options come on the multiboot command line, e.g.
  *   tsc_khz=2596000 low=1024 high=0 vcpus=1 v0=seq:500:256 body=random fill=900
- * v0=MODE:MB_PER_S:WORKING_SET_MB with spin, idle, seq, rand, hot, zero; rate 0: flat out.
+ * v0=MODE:MB_PER_S:WORKING_SET_MB with spin, idle, seq, rand, hot, zero, burst
+ * (in turn, for 100 ms of each 300); rate 0: flat out.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -36,7 +37,7 @@
 #define MAX_VCPUS 8
 #define FILL_WORD 0x4142434445464748ULL
 
-enum mode { MODE_SPIN, MODE_IDLE, MODE_SEQ, MODE_RAND, MODE_HOT, MODE_ZERO };
+enum mode { MODE_SPIN, MODE_IDLE, MODE_SEQ, MODE_RAND, MODE_HOT, MODE_ZERO, MODE_BURST };
 enum body { BODY_RANDOM, BODY_SAME, BODY_ZERO };
 
 struct walk {
@@ -342,6 +343,7 @@ static void beat(struct vcpu *v, uint64_t now)
 			v->incarnation = inc;
 			v->stats->blackouts++;
 			v->stats->blackout_last = gap;
+			v->stats->history[v->stats->blackouts % GUEST_HISTORY] = gap;
 			if (gap > v->stats->blackout_max)
 				v->stats->blackout_max = gap;
 		} else if (gap > v->stats->gap_max) {
@@ -362,6 +364,10 @@ static void beat(struct vcpu *v, uint64_t now)
 
 static void write_due(struct vcpu *v, uint64_t now)
 {
+	if (v->mode == MODE_BURST && now / (conf.tsc_khz * 100) % 3) {
+		v->next_write = now;
+		return;
+	}
 	if (v->ticks_per_page) {
 		if (now < v->next_write)
 			return;
@@ -459,7 +465,7 @@ static void configure(const char *line)
 
 static void set_work(struct vcpu *v, uint64_t index, const char *line)
 {
-	static const char *const modes[] = { "spin", "idle", "seq", "rand", "hot", "zero" };
+	static const char *const modes[] = { "spin", "idle", "seq", "rand", "hot", "zero", "burst" };
 	char name[] = "v0";
 	const char *p;
 	uint64_t share = conf.total_pages / conf.vcpus, filled = conf.fill_pages / conf.vcpus;
@@ -467,7 +473,7 @@ static void set_work(struct vcpu *v, uint64_t index, const char *line)
 
 	name[1] = (char)('0' + index);
 	p = option(line, name);
-	for (int m = 0; p && m < 6; m++) {
+	for (int m = 0; p && m < 7; m++) {
 		const char *a = p, *b = modes[m];
 
 		while (*b && *a == *b)

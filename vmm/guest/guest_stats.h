@@ -29,6 +29,8 @@ struct guest_disk_request {
 	uint64_t gpa;
 };
 
+#define GUEST_HISTORY 64 /* blackouts remembered one by one */
+
 /**
  * struct guest_stats - one vCPU's account; written by that vCPU only
  * @beats: heartbeats, one each hb_us
@@ -38,6 +40,7 @@ struct guest_disk_request {
  *	@blackout_max in TSC ticks
  * @written, @verified: pages; @owned: pages to verify in one full turn
  * @errors: pages found wrong; @bad_page, @bad_word, @bad_want, @bad_got: the first
+ * @history: blackout n is in n % GUEST_HISTORY, counted from 1, TSC ticks
  * @filled: 1 once the fill is done
  */
 struct guest_stats {
@@ -58,6 +61,7 @@ struct guest_stats {
 	uint64_t bad_want;
 	uint64_t bad_got;
 	uint64_t disk_ops;
+	uint64_t history[GUEST_HISTORY];
 };
 
 #endif
