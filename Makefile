@@ -18,7 +18,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -D_GNU_SOURCE -DVMF
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns bench-kmod bench-hot
+.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract
 .DELETE_ON_ERROR:
 all:
 
@@ -85,6 +85,17 @@ bench-hot: deps
 	@$(MAKE) --no-print-directory -s all OUT=$(OUT)/sendsall CFLAGS='-O2 -g -DCHANNEL_LEAVES_OUT=0'
 	@tests/vm/run $(KERNEL) --seconds 3000 --daemon --show --shell \
 		'python3 /vmferry/tests/bench/hot_pages.py $(or $(TURNS),5) 64M hot:30:40 12000000 60'
+
+# The switchover's protocol, searched whole by spin.
+check-model: deps
+	tests/run model
+
+# The downtime contract: SWITCHOVERS of many workloads at many limits, stock QEMU beside them.
+SWITCHOVERS ?= 1000
+bench-contract: deps
+	@tests/bench/install-peer
+	@$(MAKE) --no-print-directory -s all
+	@tests/bench/contract.py --switchovers $(SWITCHOVERS)
 
 check-includes:
 	tests/lib/check-includes

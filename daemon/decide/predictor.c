@@ -168,6 +168,7 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 		to->is_cold |= !p->part[i].nr;
 		to->measured_ns += p->part[i].nr ? to->part[i].mean_ns : 0;
 	}
+	to->measured_ns += p->nr_goodput ? to->data_ns : 0;
 	add_devices(p, to);
 	add(&to->part[PART_PAGES], &(struct expected){ pages_ns, pages_ns });
 	add(&to->part[PART_STATE], &(struct expected){ state_ns, state_ns });
