@@ -92,7 +92,8 @@ bool account_is_hopeless(const struct migration *m, enum predictor_part next)
 {
 	uint64_t elapsed = now_ns() - m->t.last_exit;
 
-	return m->params.strict && elapsed + predictor_from(&m->expected, next) > migration_limit_ns(m);
+	/* A guess calls nothing off: the timer will, and then it is known. */
+	return m->params.strict && !m->expected.is_cold && elapsed + predictor_from(&m->expected, next) > migration_limit_ns(m);
 }
 
 static uint64_t less(uint64_t a, uint64_t b)
@@ -149,29 +150,29 @@ static uint64_t learn_devices(struct predictor *p, const uint64_t *ns, uint32_t 
 
 static void learn_load(struct predictor *p, const struct wire_ready *r)
 {
-	predictor_learn_part(p, PART_LOAD, less(r->load_ns, learn_devices(p, r->device_ns, r->nr_devices, true)));
+	predictor_learn_part(p, PART_LOAD, 0, less(r->load_ns, learn_devices(p, r->device_ns, r->nr_devices, true)));
 }
 
 /* All parts before @end; what bytes and devices took of them is not the parts' own. */
 static void learn_parts(const struct migration *m, struct predictor *p, const uint64_t *ns, enum predictor_part end)
 {
 	if (end > PART_STOP)
-		predictor_learn_part(p, PART_STOP, ns[PART_STOP]);
+		predictor_learn_part(p, PART_STOP, 0, ns[PART_STOP]);
 	if (end > PART_HARVEST)
-		predictor_learn_part(p, PART_HARVEST, ns[PART_HARVEST]);
+		predictor_learn_part(p, PART_HARVEST, 0, ns[PART_HARVEST]);
 	if (m->t.rest_sent)
-		predictor_learn_part(p, PART_PAGES, less(ns[PART_PAGES], predictor_bytes_ns(p, m->rest_bytes)));
+		predictor_learn_part(p, PART_PAGES, m->rest_bytes, ns[PART_PAGES]);
 	if (m->t.saved)
-		predictor_learn_part(p, PART_SAVE, less(m->t.saved - m->t.harvested,
+		predictor_learn_part(p, PART_SAVE, 0, less(m->t.saved - m->t.harvested,
 							learn_devices(p, m->saved_ns, p->nr_devices, false)));
 	if (end > PART_STATE)
-		predictor_learn_part(p, PART_STATE, less(ns[PART_STATE], predictor_bytes_ns(p, m->state_len)));
+		predictor_learn_part(p, PART_STATE, m->state_len, ns[PART_STATE]);
 	if (end > PART_LOAD) {
 		learn_load(p, &m->loaded);
-		predictor_learn_part(p, PART_TRIP, ns[PART_TRIP]);
+		predictor_learn_part(p, PART_TRIP, 0, ns[PART_TRIP]);
 	}
 	if (end > PART_START)
-		predictor_learn_part(p, PART_START, ns[PART_START]);
+		predictor_learn_part(p, PART_START, 0, ns[PART_START]);
 }
 
 /* Of the part that did not end in @ns: at least that long. */
@@ -179,12 +180,14 @@ static void learn_open_part(const struct migration *m, struct predictor *p, enum
 {
 	struct predictor_device *d = m->expected.device >= 0 ? &p->device[m->expected.device] : NULL;
 
-	if (ns <= m->expected.part[part].mean_ns)
-		return; /* it may have been about to end */
+	/* It may have been about to end, as far as anything is known of it. */
+	if (ns <= m->expected.part[part].mean_ns && !m->expected.is_cold)
+		return;
 	if (part == PART_SAVE && d)
 		estimate_learn(&d->save, d->size, ns);
 	else if (part != PART_LOAD) /* of that the destination tells: WIRE_DROPPED */
-		predictor_learn_part(p, part, ns);
+		predictor_learn_part(p, part, part == PART_PAGES ? m->expected.rest_bytes :
+					     part == PART_STATE ? m->state_len : 0, ns);
 }
 
 static void remember(struct migration *m, enum blackout_end end, uint64_t blackout_ns, uint64_t error_ns,
@@ -289,7 +292,7 @@ bool account_may_try_again(struct migration *m)
 	predictor_predict(&m->lesson, 0, m->vm->state_size, &p);
 	if (m->report.tries >= m->params.max_tries)
 		return false;
-	if (p.whole.upper_ns <= migration_limit_ns(m)) {
+	if (p.whole.likely_ns <= migration_limit_ns(m)) {
 		m->predictor = m->lesson;
 		m->has_lesson = false;
 		return true;

@@ -29,6 +29,7 @@
 #include "pages/warm.h"
 
 #define LINGER_NS (5 * NS_PER_S)
+#define GRACE_NS (10 * NS_PER_MS)
 #define ENTRY_LOOK_NS 100000ULL
 #define ENTRY_PATIENCE_NS (20 * NS_PER_MS)
 #define MAX_STATE (1ULL << 32)
@@ -58,7 +59,7 @@ struct incoming {
 	int probe_slot;
 	struct loop_timer entry_patience; /* the probe has not seen the first entry yet */
 	uint64_t ran_ns;
-	bool is_over;
+	bool is_over, is_wound_up;
 	enum dst_state state;
 	char error[WIRE_TEXT_LEN];
 };
@@ -118,22 +119,42 @@ static void free_incoming(struct incoming *in)
 	free(in);
 }
 
+static void wind_up(struct incoming *in);
+
 static void on_linger_over(void *owner)
 {
-	free_incoming(owner);
+	struct incoming *in = owner;
+
+	if (in->is_wound_up)
+		free_incoming(in);
+	else
+		wind_up(in);
 }
 
-static void finish(struct incoming *in)
+static void wind_up(struct incoming *in)
 {
-	in->is_over = true;
+	in->is_wound_up = true;
 	blackout_unwatch(in->f->blackouts, in->probe_slot);
 	in->probe_slot = -1;
 	close_channels(in);
 	if (in->vm && in->vm->watcher == &in->watcher)
 		in->vm->watcher = NULL;
-	if (in->vm && in->state != DST_DISCARDED)
-		in->vm->is_busy = false; /* else once it is clean again */
+	if (in->vm && in->state == DST_LOST)
+		in->vm->is_busy = false; /* what was discarded, once it is clean again */
 	loop_timer_at(&in->linger, now_ns() + (in->peer ? LINGER_NS : 1));
+}
+
+/* A guest that has just begun to run here must not be disturbed by our cleaning up. */
+static void finish(struct incoming *in)
+{
+	in->is_over = true;
+	if (in->state == DST_RUNNING) {
+		in->vm->watcher = NULL;
+		in->vm->is_busy = false;
+		loop_timer_at(&in->linger, now_ns() + GRACE_NS);
+	} else {
+		wind_up(in);
+	}
 }
 
 /* ---- actions ---- */

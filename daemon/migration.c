@@ -29,6 +29,7 @@
 
 #define MIN_ROUND_NS 5000000ULL /* shorter rounds that lead nowhere wait this long */
 #define FIRST_PINGS 8
+#define GRACE_NS 10000000ULL /* the guest has just begun over there: cleaning up here may disturb it */
 
 const struct migration_params migration_default_params = {
 	.channels = 2,
@@ -247,15 +248,20 @@ static void predict(struct migration *m)
 }
 
 /*
- * Nothing but guesses speaks against it, and no try has been made: one teaches what is
- * true, and strict mode keeps the limit meanwhile.
+ * No better moment is in sight. Nothing but guesses speaks against this one, and no try has
+ * been made: one teaches what is true; or it is likely to do, if not sure. Strict mode keeps
+ * the limit meanwhile.
  */
 static bool is_worth_a_try(const struct migration *m)
 {
 	const struct prediction *p = &m->report.predicted;
+	uint64_t limit = migration_limit_ns(m);
 
-	return m->params.strict && p->is_cold && !m->report.tries && p->measured_ns < migration_limit_ns(m) &&
-	       p->data_ns < migration_limit_ns(m) / 2;
+	if (!m->params.strict || p->data_ns > m->convergence.cfg.data_ns)
+		return false;
+	if (p->is_cold)
+		return !m->report.tries && p->measured_ns < limit && p->data_ns < limit / 2;
+	return p->whole.likely_ns <= limit;
 }
 
 /* Even with nothing left to send it would not make the limit, and that was measured. */
@@ -267,7 +273,7 @@ static bool is_beyond_hope(struct migration *m)
 	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
 	if (!m->params.strict || m->is_after_try)
 		return false;
-	if (p.measured_ns <= migration_limit_ns(m) && (p.is_cold || p.whole.upper_ns <= migration_limit_ns(m)))
+	if (p.measured_ns <= migration_limit_ns(m) && (p.is_cold || p.whole.likely_ns <= migration_limit_ns(m)))
 		return false;
 	migration_blame(m, "no switchover was begun: it %s; raise --downtime-limit",
 			account_words(m, &p, text, sizeof(text)));
@@ -424,6 +430,8 @@ static void on_pause_over(void *owner)
 
 	if (m->state <= SRC_PREPARED)
 		ask_harvest(m);
+	else if (m->state == SRC_GO_SENT)
+		switchover_take_running(m, &m->running);
 }
 
 /* ---- the peer ---- */
@@ -434,7 +442,6 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 	struct wire_failed failed;
 	struct wire_placed placed;
 	struct wire_ready ready;
-	struct wire_running running;
 	struct wire_pong pong;
 
 	if (type == WIRE_PREPARED && len == 0) {
@@ -452,9 +459,9 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 		memcpy(&ready, body, len);
 		m->dropped = ready.attempt;
 		account_dropped(m, &ready);
-	} else if (type == WIRE_RUNNING && len == sizeof(running) && m->state == SRC_GO_SENT) {
-		memcpy(&running, body, len);
-		switchover_take_running(m, &running);
+	} else if (type == WIRE_RUNNING && len == sizeof(m->running) && m->state == SRC_GO_SENT) {
+		memcpy(&m->running, body, len);
+		loop_timer_at(&m->pause, now_ns() + GRACE_NS);
 	} else if (type == WIRE_FAILED && len == sizeof(failed)) {
 		memcpy(&failed, body, len);
 		failed.text[WIRE_TEXT_LEN - 1] = '\0';

@@ -48,6 +48,7 @@ struct migration {
 	uint64_t rest_bytes;
 	uint64_t saved_ns[WIRE_MAX_DEVICES];
 	struct wire_ready loaded;
+	struct wire_running running;
 
 	char pair[256];
 	struct predictor predictor, lesson; /* lesson: with what tries taught that were called off */

@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "migration_private.h"
 
+#define GO_PATIENCE_NS (5 * NS_PER_S) /* for RUNNING; then the peer is asked anew, by another connection */
 #define RETRY_AFTER_NS 20000000ULL  /* between the first try that was called off and the next */
 #define RETRY_MOST_NS 1000000000ULL /* it grows, for what held a host up may take its time */
 
@@ -72,6 +73,10 @@ void switchover_on_budget(void *owner)
 {
 	struct migration *m = owner;
 
+	if (m->state == SRC_GO_SENT) {
+		migration_blame(m, "the destination has not answered for %llu s", GO_PATIENCE_NS / NS_PER_S);
+		migration_step(m, EV_PEER_LOST);
+	}
 	if (m->state < SRC_STOPPING || m->state > SRC_WAIT_READY)
 		return;
 	call_off(m, "time is up");
@@ -205,8 +210,8 @@ void switchover_take_ready(struct migration *m, const struct wire_ready *r)
 
 void switchover_send_go(struct migration *m)
 {
-	loop_timer_stop(&m->budget);
 	m->t.go = now_ns();
+	loop_timer_at(&m->budget, m->t.go + GO_PATIENCE_NS);
 	/* Written before GO leaves: a daemon that restarts must not take it for unsent. */
 	if (journal_note(m->f->journal, m->id, JOURNAL_GO)) {
 		migration_blame(m, "the journal cannot take GO");

@@ -16,6 +16,7 @@ struct cli {
 	int as_json, detach;
 	json_t *params;
 	int run_here; /* resolve: 1 here, 0 gone, -1 not said */
+	const char *html; /* report: where to */
 	json_int_t last; /* blackouts: that many; -1: as many as the daemon likes */
 	int pid; /* watch: whose guest */
 	double min_ms, seconds; /* watch: tell of stalls from there; stop after that long, 0: never */
@@ -35,6 +36,8 @@ static const char usage[] =
 	"                           here again) or --run-here (it surely does not run there)\n"
 	"  blackouts [VM]           how long guests stood still, as a histogram and part by part;\n"
 	"                           --last N (100)\n"
+	"  report VM --html FILE    the running or last migration as a page: rounds, blackout,\n"
+	"                           decisions\n"
 	"  watch --pid PID          how long the guest of any VMM here stands still, stock QEMU's\n"
 	"                           too; needs no daemon; --min MS (1), --seconds S\n"
 	"\n"
@@ -185,6 +188,32 @@ static int do_events(struct client *c, struct cli *o, char **args)
 	return EXIT_NO_DAEMON;
 }
 
+static int do_report(struct client *c, struct cli *o, char **args)
+{
+	json_t *error, *m;
+	int err;
+
+	if (!o->html) {
+		fprintf(stderr, "vmferry: report needs --html FILE\n");
+		return EXIT_BAD_USAGE;
+	}
+	m = client_ask(c, "query-migrate", json_pack("{s:s}", "vm", args[0]), &error);
+	if (!m)
+		return refused(error);
+	if (!json_object_get(m, "rounds")) {
+		fprintf(stderr, "vmferry: vm %s: no migration to report on\n", args[0]);
+		json_decref(m);
+		return EXIT_REFUSED;
+	}
+	err = write_report(m, o->html);
+	json_decref(m);
+	if (err) {
+		fprintf(stderr, "vmferry: %s: %s\n", o->html, strerror(-err));
+		return EXIT_REFUSED;
+	}
+	return EXIT_OK;
+}
+
 static int do_blackouts(struct client *c, struct cli *o, char **args)
 {
 	json_t *error, *ask = json_object(), *answer;
@@ -226,6 +255,7 @@ static const struct verb {
 	{ "list", 0, 0, do_list, 0 },     { "migrate", 2, 2, do_migrate, 0 }, { "status", 0, 1, do_status, 0 },
 	{ "cancel", 1, 1, do_cancel, 0 }, { "events", 0, 0, do_events, 0 },   { "resolve", 1, 1, do_resolve, 0 },
 	{ "watch", 0, 0, do_watch, 1 },   { "blackouts", 0, 1, do_blackouts, 0 },
+	{ "report", 1, 1, do_report, 0 },
 };
 
 static const struct option longs[] = {
@@ -234,6 +264,7 @@ static const struct option longs[] = {
 	{ "no-strict", 0, NULL, 'N' },	 { "channels", 1, NULL, 'c' },	  { "max-bandwidth", 1, NULL, 'b' },
 	{ "compress", 1, NULL, 'z' },	 { "throttle", 0, NULL, 't' },	  { "timeout", 1, NULL, 'o' },
 	{ "run-here", 0, NULL, 'r' },	 { "gone", 0, NULL, 'g' },	  { "pid", 1, NULL, 'p' },
+	{ "html", 1, NULL, 'H' },
 	{ "last", 1, NULL, 'L' },	 { "switchover-ratio", 1, NULL, 'R' },
 	{ "downtime-initial", 1, NULL, 'I' }, { "downtime-steps", 1, NULL, 'T' },
 	{ "progress-timeout", 1, NULL, 'P' }, { "timeout-action", 1, NULL, 'A' }, { "max-tries", 1, NULL, 'M' },
@@ -294,6 +325,7 @@ static int take_option(struct cli *o, int c)
 	case 'c': return set_number(o, "multifd-channels", optarg);
 	case 'b': return set_number(o, "max-bandwidth", optarg);
 	case 'o': return set_number(o, "timeout", optarg);
+	case 'H': o->html = optarg; return 0;
 	case 'L': return (o->last = parse_number(optarg)) < 0 ? -EINVAL : 0;
 	case 'R': return set_number(o, "switchover-ratio", optarg);
 	case 'I': return set_number(o, "downtime-initial", optarg);

@@ -3,35 +3,21 @@
  * How long will a thing of this size take? From the last samples of it.
  *
  * A line through the samples where their sizes differ enough to tell a slope, else their
- * median; what is larger than all seen is taken to cost in proportion. The upper bound is
- * the line and the UPPER quantile of what samples were above it: with few samples the
- * largest, and a share of the whole on top that shrinks as they get more.
+ * median; what is larger than all seen is taken to cost in proportion. The line is made of
+ * medians only (Siegel's repeated medians): on a busy host a few samples are far off, and
+ * must not tilt it. The bounds are the line and a quantile of what samples were above it:
+ * with few samples the largest, and a share of the whole on top that shrinks as they get
+ * more.
  */
 #include "estimate.h"
 
-#include <stdbool.h>
-#include <string.h>
-
-#define UPPER 97 /* percent of samples that are to lie below the upper bound */
-
-/* cost(size) = base + size * slope / 2^32 */
-struct line {
-	int64_t base;
-	uint64_t slope;
-};
+/* percent of samples that are to lie below the bounds */
+#define UPPER 95
+#define LIKELY 80
 
 void estimate_init(struct estimate *e, uint64_t guess_ns)
 {
 	*e = (struct estimate){ .guess_ns = guess_ns };
-}
-
-void estimate_learn(struct estimate *e, uint64_t size, uint64_t ns)
-{
-	e->size[e->at] = size;
-	e->ns[e->at] = ns;
-	e->at = (e->at + 1) % ESTIMATE_SAMPLES;
-	if (e->nr < ESTIMATE_SAMPLES)
-		e->nr++;
 }
 
 static uint64_t scaled(uint64_t size, uint64_t slope)
@@ -39,7 +25,7 @@ static uint64_t scaled(uint64_t size, uint64_t slope)
 	return (uint64_t)((unsigned __int128)size * slope >> 32);
 }
 
-static void sort(int64_t *v, uint32_t n)
+static int64_t median(int64_t *v, uint32_t n)
 {
 	for (uint32_t i = 1; i < n; i++) {
 		int64_t x = v[i];
@@ -49,46 +35,7 @@ static void sort(int64_t *v, uint32_t n)
 			v[k] = v[k - 1];
 		v[k] = x;
 	}
-}
-
-static void span(const struct estimate *e, uint64_t *least, uint64_t *most)
-{
-	*least = UINT64_MAX;
-	*most = 0;
-	for (uint32_t i = 0; i < e->nr; i++) {
-		*least = e->size[i] < *least ? e->size[i] : *least;
-		*most = e->size[i] > *most ? e->size[i] : *most;
-	}
-}
-
-/* Least squares; a slope below zero is none. */
-static uint64_t slope_of(const struct estimate *e)
-{
-	double mean_size = 0, mean_ns = 0, both = 0, squares = 0;
-
-	for (uint32_t i = 0; i < e->nr; i++) {
-		mean_size += (double)e->size[i] / e->nr;
-		mean_ns += (double)e->ns[i] / e->nr;
-	}
-	for (uint32_t i = 0; i < e->nr; i++) {
-		double d = (double)e->size[i] - mean_size;
-
-		both += d * ((double)e->ns[i] - mean_ns);
-		squares += d * d;
-	}
-	return both > 0 && squares > 0 ? (uint64_t)(both / squares * 4294967296.0) : 0;
-}
-
-static struct line fit(const struct estimate *e, uint64_t least, uint64_t most)
-{
-	struct line l = { 0, e->nr >= 3 && most >= 2 * least && most > least + 4096 ? slope_of(e) : 0 };
-	int64_t rest[ESTIMATE_SAMPLES];
-
-	for (uint32_t i = 0; i < e->nr; i++)
-		rest[i] = (int64_t)(e->ns[i] - scaled(e->size[i], l.slope));
-	sort(rest, e->nr);
-	l.base = rest[e->nr / 2];
-	return l;
+	return v[n / 2];
 }
 
 static uint64_t at_least_zero(int64_t v)
@@ -96,32 +43,95 @@ static uint64_t at_least_zero(int64_t v)
 	return v < 0 ? 0 : (uint64_t)v;
 }
 
+/* Between two samples, as cost a byte times 2^32; within reach of 64 bits for all that is real. */
+static int64_t slope_between(const struct estimate *e, uint32_t i, uint32_t k)
+{
+	return (int64_t)((double)((int64_t)e->ns[k] - (int64_t)e->ns[i]) /
+			 (double)((int64_t)e->size[k] - (int64_t)e->size[i]) * 4294967296.0);
+}
+
+/* The median over all samples of the median slope to all others; a slope below zero is none. */
+static uint64_t slope_of(const struct estimate *e)
+{
+	int64_t of[ESTIMATE_SAMPLES], to[ESTIMATE_SAMPLES];
+	uint32_t nr = 0;
+
+	for (uint32_t i = 0; i < e->nr; i++) {
+		uint32_t n = 0;
+
+		for (uint32_t k = 0; k < e->nr; k++)
+			if (e->size[k] != e->size[i])
+				to[n++] = slope_between(e, i, k);
+		if (n)
+			of[nr++] = median(to, n);
+	}
+	return nr ? at_least_zero(median(of, nr)) : 0;
+}
+
+static void span(struct estimate *e)
+{
+	e->least = UINT64_MAX;
+	e->most = 0;
+	for (uint32_t i = 0; i < e->nr; i++) {
+		e->least = e->size[i] < e->least ? e->size[i] : e->least;
+		e->most = e->size[i] > e->most ? e->size[i] : e->most;
+	}
+}
+
+/* Of @n sorted ones; with few the largest. */
+static uint64_t quantile(const int64_t *sorted, uint32_t n, unsigned int percent)
+{
+	uint32_t rank = ((n + 1) * percent + 99) / 100;
+
+	return at_least_zero(sorted[(rank > n ? n : rank) - 1]);
+}
+
+static void fit(struct estimate *e)
+{
+	int64_t rest[ESTIMATE_SAMPLES];
+
+	span(e);
+	e->slope = e->nr >= 3 && e->most >= 2 * e->least && e->most > e->least + 4096 ? slope_of(e) : 0;
+	for (uint32_t i = 0; i < e->nr; i++)
+		rest[i] = (int64_t)e->ns[i] - (int64_t)scaled(e->size[i], e->slope);
+	e->base = median(rest, e->nr); /* sorted now */
+	for (uint32_t i = 0; i < e->nr; i++)
+		rest[i] -= e->base;
+	e->likely_over = quantile(rest, e->nr, LIKELY);
+	e->upper_over = quantile(rest, e->nr, UPPER);
+}
+
+void estimate_learn(struct estimate *e, uint64_t size, uint64_t ns)
+{
+	e->size[e->at] = size;
+	e->ns[e->at] = ns;
+	e->at = (e->at + 1) % ESTIMATE_SAMPLES;
+	if (e->nr < ESTIMATE_SAMPLES)
+		e->nr++;
+	fit(e);
+}
+
+static uint64_t in_proportion(uint64_t ns, uint64_t size, uint64_t most)
+{
+	return (uint64_t)((unsigned __int128)ns * size / most);
+}
+
 /** estimate_expect() - for a thing of @size */
 void estimate_expect(const struct estimate *e, uint64_t size, struct expected *to)
 {
-	int64_t above[ESTIMATE_SAMPLES];
-	uint64_t least, most, inside;
-	uint32_t rank;
-	struct line l;
+	uint64_t inside = !e->slope && size > e->most ? e->most : size;
 
 	if (!e->nr) {
-		*to = (struct expected){ e->guess_ns, 2 * e->guess_ns };
+		*to = (struct expected){ e->guess_ns, e->guess_ns * 3 / 2, 2 * e->guess_ns };
 		return;
 	}
-	span(e, &least, &most);
-	l = fit(e, least, most);
-	for (uint32_t i = 0; i < e->nr; i++)
-		above[i] = (int64_t)e->ns[i] - (int64_t)scaled(e->size[i], l.slope) - l.base;
-	sort(above, e->nr);
-	rank = ((e->nr + 1) * UPPER + 99) / 100;
-	if (rank > e->nr)
-		rank = e->nr;
-	inside = !l.slope && size > most ? most : size;
-	to->mean_ns = at_least_zero(l.base + (int64_t)scaled(inside, l.slope));
-	to->upper_ns = to->mean_ns + at_least_zero(above[rank - 1]);
+	to->mean_ns = at_least_zero(e->base + (int64_t)scaled(inside, e->slope));
+	to->likely_ns = to->mean_ns + e->likely_over;
+	to->upper_ns = to->mean_ns + e->upper_over;
 	to->upper_ns += to->upper_ns / (2 * e->nr);
-	if (inside < size && most) {
-		to->mean_ns = (uint64_t)((unsigned __int128)to->mean_ns * size / most);
-		to->upper_ns = (uint64_t)((unsigned __int128)to->upper_ns * size / most);
+	if (inside < size && e->most) {
+		to->mean_ns = in_proportion(to->mean_ns, size, e->most);
+		to->likely_ns = in_proportion(to->likely_ns, size, e->most);
+		to->upper_ns = in_proportion(to->upper_ns, size, e->most);
 	}
 }

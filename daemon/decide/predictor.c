@@ -5,8 +5,9 @@
  *   stop -> harvest -> pages ----------------> state -> load + trip -> start
  *                      save (beside the pages; what is longer counts)
  *
- * Bytes cost what a low quantile of recent rounds' goodput says: the last round is short,
- * and a round's mean would promise too much. Devices cost by kind and size. What else a
+ * Bytes cost what as many have cost in earlier blackouts; more than that what a low quantile
+ * of recent rounds' goodput says: the last round is short, and a round's mean would promise
+ * too much. Devices cost by kind and size. What else a
  * part took is learned of the part. The parts' upper bounds seldom come true together: so
  * the whole's is taken from whole blackouts, once there are enough of them.
  */
@@ -17,7 +18,7 @@
 #define US 1000ULL
 #define DEFAULT_GOODPUT 100000000ULL /* 1 Gbit/s less overhead: low until measured */
 #define MIN_LEARN_BYTES (1ULL << 20) /* shorter sends measure latency, not goodput */
-#define ENOUGH 12		     /* whole blackouts, to go by them */
+#define ENOUGH 8		     /* whole blackouts, to go by them */
 #define PERMILLE 1000000ULL	     /* a total of 1.0, in the estimate's unit */
 
 /* What is taken for the cost of what was never measured: on the slow side. */
@@ -91,10 +92,10 @@ uint64_t predictor_bytes_ns(const struct predictor *p, uint64_t bytes)
 	return (uint64_t)((unsigned __int128)bytes * 1000000000ULL / (goodput ? goodput : DEFAULT_GOODPUT));
 }
 
-/** predictor_learn_part() - @ns: without what bytes and devices took of it */
-void predictor_learn_part(struct predictor *p, enum predictor_part part, uint64_t ns)
+/** predictor_learn_part() - @bytes: of PART_PAGES and PART_STATE; @ns: without what devices took of it */
+void predictor_learn_part(struct predictor *p, enum predictor_part part, uint64_t bytes, uint64_t ns)
 {
-	estimate_learn(&p->part[part], 0, ns);
+	estimate_learn(&p->part[part], bytes, ns);
 }
 
 /** predictor_learn_total() - a whole blackout, and what was expected of it when the guest was stopped */
@@ -107,7 +108,22 @@ void predictor_learn_total(struct predictor *p, uint64_t expected_ns, uint64_t n
 static void add(struct expected *to, const struct expected *e)
 {
 	to->mean_ns += e->mean_ns;
+	to->likely_ns += e->likely_ns;
 	to->upper_ns += e->upper_ns;
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+/* As far as such sizes were sent before, as those were; beyond, by goodput. */
+static void expect_bytes(const struct predictor *p, enum predictor_part part, uint64_t bytes, struct expected *to)
+{
+	uint64_t known = p->part[part].most, more = predictor_bytes_ns(p, less(bytes, known));
+
+	estimate_expect(&p->part[part], bytes < known ? bytes : known, to);
+	add(to, &(struct expected){ more, more, more });
 }
 
 static void add_devices(const struct predictor *p, struct prediction *to)
@@ -139,7 +155,7 @@ static void sum_up(const struct predictor *p, struct prediction *to)
 {
 	struct expected total;
 
-	to->whole = (struct expected){ 0, 0 };
+	to->whole = (struct expected){ 0, 0, 0 };
 	for (int i = 0; i < PART_NR; i++)
 		add(&to->whole, &to->part[i]);
 	to->sum_ns = to->whole.mean_ns;
@@ -147,6 +163,7 @@ static void sum_up(const struct predictor *p, struct prediction *to)
 		return;
 	estimate_expect(&p->total, 0, &total);
 	to->whole.mean_ns = share(to->sum_ns, total.mean_ns);
+	to->whole.likely_ns = share(to->sum_ns, total.likely_ns);
 	to->whole.upper_ns = share(to->sum_ns, total.upper_ns);
 }
 
@@ -170,11 +187,13 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 	}
 	to->measured_ns += p->nr_goodput ? to->data_ns : 0;
 	add_devices(p, to);
-	add(&to->part[PART_PAGES], &(struct expected){ pages_ns, pages_ns });
-	add(&to->part[PART_STATE], &(struct expected){ state_ns, state_ns });
+	expect_bytes(p, PART_PAGES, rest_bytes, &to->part[PART_PAGES]);
+	expect_bytes(p, PART_STATE, state_bytes, &to->part[PART_STATE]);
 	/* Saved beside the pages: only what is longer counts. */
-	save->mean_ns -= save->mean_ns < to->part[PART_PAGES].mean_ns ? save->mean_ns : to->part[PART_PAGES].mean_ns;
-	save->upper_ns -= save->upper_ns < to->part[PART_PAGES].mean_ns ? save->upper_ns : to->part[PART_PAGES].mean_ns;
+	pages_ns = to->part[PART_PAGES].mean_ns;
+	save->mean_ns = less(save->mean_ns, pages_ns);
+	save->likely_ns = less(save->likely_ns, pages_ns);
+	save->upper_ns = less(save->upper_ns, pages_ns);
 	sum_up(p, to);
 }
 

@@ -36,8 +36,8 @@ struct predictor_device {
 
 /**
  * struct predictor - what is believed of a blackout, from what was measured
- * @part: each part's cost beside what bytes and devices cost: PART_PAGES and PART_STATE
- *	without the bytes' time, PART_SAVE and PART_LOAD without the devices'
+ * @part: each part's cost, PART_PAGES and PART_STATE by bytes, PART_SAVE and PART_LOAD
+ *	without the devices'
  * @resume: RESUME asked to first entry at the source: not a part, but kept in reserve
  * @total: whole blackouts, in thousandths of what was expected of them
  * @goodput: bytes a second over all channels, of the last rounds, a ring
@@ -75,7 +75,7 @@ void predictor_add_device(struct predictor *p, const char *name, const char *kin
 void predictor_learn_goodput(struct predictor *p, uint64_t bytes, uint64_t ns);
 uint64_t predictor_goodput(const struct predictor *p);
 uint64_t predictor_bytes_ns(const struct predictor *p, uint64_t bytes);
-void predictor_learn_part(struct predictor *p, enum predictor_part part, uint64_t ns);
+void predictor_learn_part(struct predictor *p, enum predictor_part part, uint64_t bytes, uint64_t ns);
 void predictor_learn_total(struct predictor *p, uint64_t expected_ns, uint64_t ns);
 void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t state_bytes,
 		       struct prediction *to);

@@ -119,7 +119,7 @@ def one_workload(name, limits, stops, rng):
                        'guest_us': new, 'probe_us': got.get('blackout-us'), 'clock_error_us': got.get('clock-error-us', 0),
                        'timed_by': got.get('timed-by'), 'expected_us': got['prediction']['expected-us'],
                        'upper_us': got['prediction']['upper-us'], 'cold': got['prediction']['cold'],
-                       'parts': got['blackout-parts'], 'why': got.get('error-desc', ''), 'total_ms': got['total-time']}
+                       'parts': got['blackout-parts'], 'rest_bytes': got['prediction']['rest-bytes'], 'why': got.get('error-desc', ''), 'total_ms': got['total-time']}
 
 
 def qemu_once(name, limit):

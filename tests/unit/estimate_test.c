@@ -2,8 +2,8 @@
 /*
  * Promise: what is expected lies in the middle of what came true, the upper bound above
  * nearly all of it, and what was never seen is not promised cheap.
- * Seen to fail: with the mean for the median one outlier moves the expectation; with the
- * rank 10 lower the bound covers 87 of 100.
+ * Seen to fail: with the mean for the median one outlier moves the expectation; with least
+ * squares outliers tilt the line; with the rank 10 lower the bound covers 85 of 100.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -69,7 +69,7 @@ static void the_upper_bound_covers_nearly_all(void **state)
 		}
 		estimate_learn(&e, 0, ns);
 	}
-	assert_in_range(below, 1900 * 95 / 100, 1900 * 995 / 1000);
+	assert_in_range(below, 1900 * 94 / 100, 1900 * 98 / 100);
 	assert_in_range(below_mean, 1900 * 45 / 100, 1900 * 60 / 100);
 }
 
@@ -84,6 +84,19 @@ static void cost_by_size_is_learned_where_sizes_differ(void **state)
 		estimate_learn(&e, mib << 20, 2000 * US + mib * 1000 * US);
 	estimate_expect(&e, 16 << 20, &x);
 	assert_in_range(x.mean_ns, 17900 * US, 18100 * US);
+}
+
+static void outliers_do_not_tilt_the_line(void **state)
+{
+	struct estimate e;
+	struct expected x;
+
+	(void)state;
+	estimate_init(&e, 0);
+	for (uint64_t i = 1; i <= 30; i++) /* every fifth, the large ones among them, 50 ms late */
+		estimate_learn(&e, i << 20, i * 1000 * US + (i % 5 ? 0 : 50000 * US));
+	estimate_expect(&e, 40 << 20, &x);
+	assert_in_range(x.mean_ns, 39000 * US, 41000 * US);
 }
 
 static void larger_than_ever_seen_costs_in_proportion(void **state)
@@ -121,6 +134,7 @@ int main(void)
 		cmocka_unit_test(one_outlier_does_not_move_the_middle),
 		cmocka_unit_test(the_upper_bound_covers_nearly_all),
 		cmocka_unit_test(cost_by_size_is_learned_where_sizes_differ),
+		cmocka_unit_test(outliers_do_not_tilt_the_line),
 		cmocka_unit_test(larger_than_ever_seen_costs_in_proportion),
 		cmocka_unit_test(old_samples_are_forgotten),
 	};

@@ -21,7 +21,7 @@ static void live_through(struct predictor *p, int times, uint64_t part_us)
 {
 	for (int n = 0; n < times; n++)
 		for (int i = 0; i < PART_NR; i++)
-			predictor_learn_part(p, (enum predictor_part)i, part_us * US);
+			predictor_learn_part(p, (enum predictor_part)i, 0, part_us * US);
 }
 
 static void a_cold_start_is_careful_and_says_so(void **state)

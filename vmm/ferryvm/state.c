@@ -21,6 +21,8 @@
 
 #define STATE_MAGIC 0x3174617473767966ULL
 #define MSR_TSC 0x10
+#define CHUNK (256U << 10)
+#define SLICE_NS 200000
 
 struct saved_msrs {
 	struct kvm_msrs head;
@@ -141,13 +143,16 @@ static int load_vcpu(struct vcpu *c, struct saved_vcpu *s)
 	return 0;
 }
 
-static int write_all(int fd, const void *from, size_t len, off_t off)
+/* A migration that was called off must not wait for the rest of it. */
+static int write_all(struct vm *vm, int fd, const void *from, size_t len, off_t off)
 {
 	while (len) {
-		ssize_t n = pwrite(fd, from, len, off);
+		ssize_t n = pwrite(fd, from, len < CHUNK ? len : CHUNK, off);
 
 		if (n < 0)
 			return -errno;
+		if (vmferry_is_called_off(vm->ferry))
+			return -ECANCELED;
 		from = (const char *)from + n;
 		len -= (size_t)n;
 		off += n;
@@ -169,12 +174,20 @@ static int read_all(int fd, void *to, size_t len, off_t off)
 	return 0;
 }
 
-static void cost(unsigned int ms)
+/* The settable device's slowness. @may_end: stop when the migration is called off. */
+static int cost(struct vm *vm, unsigned int ms, bool may_end)
 {
-	struct timespec ts = { ms / 1000, (long)(ms % 1000) * 1000000 };
+	uint64_t until = vm_now_ns() + ms * 1000000ULL;
 
-	while (ms && nanosleep(&ts, &ts) && errno == EINTR)
-		;
+	while (vm_now_ns() < until) {
+		uint64_t left = until - vm_now_ns();
+		struct timespec ts = { 0, (long)(left < SLICE_NS ? left : SLICE_NS) };
+
+		nanosleep(&ts, NULL);
+		if (may_end && vmferry_is_called_off(vm->ferry))
+			return -ECANCELED;
+	}
+	return 0;
 }
 
 static bool has_device(const struct vm *vm)
@@ -187,8 +200,9 @@ static int save_device(struct vm *vm, int fd)
 	uint64_t start = vm_now_ns();
 	int err;
 
-	cost(vm->opt.save_cost_ms);
-	err = write_all(fd, vm->device_state, vm->opt.device_state, (off_t)fixed_len(vm));
+	err = cost(vm, vm->opt.save_cost_ms, true);
+	if (!err)
+		err = write_all(vm, fd, vm->device_state, vm->opt.device_state, (off_t)fixed_len(vm));
 	vmferry_device_took(vm->ferry, 0, vm_now_ns() - start);
 	return err;
 }
@@ -213,9 +227,9 @@ int state_save(struct vm *vm, int fd, uint64_t *len)
 			return -errno;
 	}
 	for (unsigned int i = 0; i < vm->opt.nr_vcpus && !err; i++)
-		err = save_vcpu(vm, &vm->vcpus[i], &sc[i]);
+		err = vmferry_is_called_off(vm->ferry) ? -ECANCELED : save_vcpu(vm, &vm->vcpus[i], &sc[i]);
 	if (!err)
-		err = write_all(fd, vm->state_buf, fixed_len(vm), 0);
+		err = write_all(vm, fd, vm->state_buf, fixed_len(vm), 0);
 	if (!err && has_device(vm))
 		err = save_device(vm, fd);
 	*len = vm->state_len;
@@ -228,15 +242,12 @@ static int load_device(struct vm *vm, int fd)
 	uint8_t *got = vm->device_state;
 	int err = read_all(fd, got, vm->opt.device_state, (off_t)fixed_len(vm));
 
-	cost(vm->opt.load_cost_ms);
-	vmferry_device_took(vm->ferry, 0, vm_now_ns() - start);
-
-	if (err)
-		return err;
-	for (uint64_t i = 0; i < vm->opt.device_state; i++)
+	cost(vm, vm->opt.load_cost_ms, false);
+	for (uint64_t i = 0; !err && i < vm->opt.device_state; i++)
 		if (got[i] != (uint8_t)(i * 2654435761u >> 13))
-			return -EILSEQ;
-	return 0;
+			err = -EILSEQ;
+	vmferry_device_took(vm->ferry, 0, vm_now_ns() - start);
+	return err;
 }
 
 /** state_load() - the reverse; any mismatch in shape is -EPROTO and changes nothing */

@@ -145,6 +145,14 @@ int vmferry_mark_dirty(struct vmferry *v, uint64_t gpa, uint64_t len);
  */
 int vmferry_ring_full(struct vmferry *v, unsigned int vcpu);
 
+/**
+ * vmferry_is_called_off() - within save(): does the daemon want the guest to run again already?
+ *
+ * Then save() should return at once, with any error: RESUME waits for it, and so does the guest,
+ * whose owner has set a limit. To be asked every fraction of a millisecond; it costs a system call.
+ */
+bool vmferry_is_called_off(struct vmferry *v);
+
 /** vmferry_device_took() - within save() or load(): device @device of cfg.devices took @ns of it */
 void vmferry_device_took(struct vmferry *v, unsigned int device, uint64_t ns);
 

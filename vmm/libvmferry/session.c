@@ -482,6 +482,14 @@ int vmferry_open(const struct vmferry_config *cfg, struct vmferry **out)
 	return 0;
 }
 
+bool vmferry_is_called_off(struct vmferry *v)
+{
+	struct vmferry_msg next;
+	ssize_t n = recv(v->sock, &next, sizeof(next), MSG_PEEK | MSG_DONTWAIT);
+
+	return n == 0 || (n == sizeof(next) && next.type == VMFERRY_MSG_RESUME);
+}
+
 void vmferry_device_took(struct vmferry *v, unsigned int device, uint64_t ns)
 {
 	if (device < v->cfg.nr_devices)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A test instrument between two daemons: passes everything on, and does something at a message of the
+control connection: cuts it before or after that message, or calls back and goes on."""
+import os, socket, struct, threading
+
+ROLE_CONTROL = 1
+NAMES = ['?', 'plan', 'plan-ok', 'ahead', 'placed', 'prepare', 'prepared', 'state', 'ready', 'go', 'running', 'abort',
+         'cancel', 'failed', 'ping', 'pong', 'dropped']
+HELLO, WELCOME, HEAD = 128, 224, 8
+
+
+def recv_all(sock, n):
+    data = b''
+    while len(data) < n:
+        got = sock.recv(n - len(data))
+        if not got:
+            raise OSError('closed')
+        data += got
+    return data
+
+
+class Cutter:
+    """listens at @uri (unix:PATH), passes on to @to (unix:PATH); @at: name of a message, its first time only"""
+
+    def __init__(self, path, to, at=None, when='before', call=None):
+        self.path, self.to, self.at, self.when, self.call = path, to.removeprefix('unix:'), at, when, call
+        self.uri, self.seen, self.has_cut = f'unix:{path}', [], threading.Event()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen(64)
+        self.socks = []
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self.to)
+            except OSError:
+                return
+            self.socks += [near, far]
+            threading.Thread(target=self.greet, args=(near, far), daemon=True).start()
+
+    def greet(self, near, far):
+        try:
+            hello = recv_all(near, HELLO)
+            far.sendall(hello)
+            near.sendall(recv_all(far, WELCOME))
+        except OSError:
+            self.cut(near, far)
+            return
+        work = self.messages if struct.unpack_from('<I', hello, 12)[0] == ROLE_CONTROL else self.raw
+        for a, b in ((near, far), (far, near)):
+            threading.Thread(target=work, args=(a, b), daemon=True).start()
+
+    def cut(self, *socks):
+        for s in socks:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def raw(self, a, b):
+        try:
+            while data := a.recv(1 << 18):
+                b.sendall(data)
+        except OSError:
+            pass
+        self.cut(a, b)
+
+    def messages(self, a, b):
+        try:
+            while True:
+                head = recv_all(a, HEAD)
+                kind, size = struct.unpack('<II', head)
+                body = recv_all(a, size) if size else b''
+                name = NAMES[kind] if kind < len(NAMES) else '?'
+                hit = name == self.at and not self.has_cut.is_set()
+                self.seen.append(name)
+                if hit and self.when == 'before':
+                    break
+                if hit and self.call:
+                    self.has_cut.set()
+                    self.call()
+                b.sendall(head + body)
+                if hit and self.when == 'after':
+                    break
+        except OSError:
+            pass
+        if self.at and self.seen.count(self.at):
+            self.has_cut.set()
+        self.cut(a, b)
+
+    def stop(self):
+        self.listener.close()
+        self.cut(*self.socks)
+        for s in self.socks:
+            s.close()
+        os.unlink(self.path)
