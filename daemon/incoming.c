@@ -338,10 +338,10 @@ static void carry_out(struct incoming *in, unsigned int actions)
 	if (actions & DACT_TELL_FAILED)
 		tell_failed(in);
 	if (actions & DACT_CRY)
-		error_report("vm %s: its VMM (pid %d) died while the guest was being started here, after GO; "
-			     "the guest is lost unless the source still holds it paused: if you are sure that "
-			     "nothing ran here, \"vmferry resolve %s --run-here\" at the source",
-			     in->name, in->vm->pid, in->name);
+		error_report("vm %s: its VMM (pid %d) died, or hangs, while the guest was being started here, "
+			     "after GO; if it only hangs the guest runs as soon as it goes on; if it is gone "
+			     "the source still holds the guest paused: only when no process has it here, "
+			     "\"vmferry resolve %s --run-here\" at the source", in->name, in->vm->pid, in->name);
 	if (actions & DACT_FINISH)
 		finish(in);
 }

@@ -14,7 +14,6 @@
 #include "pages/warm.h"
 #include "peer/peer.h"
 
-#define MIGRATION_MARGIN_NS 200000ULL /* of the limit kept for what no sample has shown */
 #define ONE_CLOCK_NS 1000000LL /* hosts with the same boot id whose clocks are that close have one */
 
 /** struct try_times - of the last try; 0: not reached. CLOCK_MONOTONIC, this host's */
@@ -79,6 +78,7 @@ void __attribute__((format(printf, 2, 3))) migration_decided(struct migration *m
 int migration_collect(struct migration *m);
 void migration_note_tracker(struct migration *m);
 uint64_t migration_limit_ns(const struct migration *m);
+uint64_t migration_margin_ns(const struct migration *m);
 void migration_send_round(struct migration *m);
 void migration_begin_pings(struct migration *m);
 extern const struct peer_ops migration_peer_ops;

@@ -117,6 +117,8 @@ static void on_logging(void *arg, int status, const void *body, uint32_t len)
 	}
 	account_begin(m);
 	migration_begin_pings(m);
+	if (m->state != SRC_PRECOPY)
+		return; /* the connection is gone already */
 	migration_set_status(m, MIGRATION_ACTIVE);
 	m->active_ns = m->collected_ns = now_ns();
 	m->report.setup_ns = m->active_ns - m->started_ns;

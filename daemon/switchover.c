@@ -85,7 +85,7 @@ void switchover_on_budget(void *owner)
 /* The guest must run here again within the limit: leave time for resuming. */
 static void arm_budget(struct migration *m, uint64_t from_ns)
 {
-	uint64_t rest = predictor_resume_ns(&m->predictor) + MIGRATION_MARGIN_NS;
+	uint64_t rest = predictor_resume_ns(&m->predictor) + migration_margin_ns(m);
 
 	if (m->params.strict)
 		loop_timer_at(&m->budget, from_ns + (migration_limit_ns(m) > rest ? migration_limit_ns(m) - rest : 1));
@@ -189,8 +189,6 @@ void switchover_state_is_sent(struct migration *m)
 
 void switchover_take_ready(struct migration *m, const struct wire_ready *r)
 {
-	struct expected start;
-
 	if (r->attempt != m->attempt || m->state < SRC_SENDING || m->state > SRC_WAIT_READY)
 		return; /* of a try that was called off */
 	/* What is loaded there has been sent, though our own channels may not have said so yet. */
@@ -200,9 +198,8 @@ void switchover_take_ready(struct migration *m, const struct wire_ready *r)
 	}
 	m->loaded = *r;
 	m->t.ready = now_ns();
-	estimate_expect(&m->predictor.part[PART_START], 0, &start);
 	/* After GO nothing can be called off: what hardly ever happens counts here. */
-	if (m->params.strict && m->t.ready - m->t.last_exit + start.upper_ns > migration_limit_ns(m))
+	if (m->params.strict && m->t.ready - m->t.last_exit + predictor_start_ns(&m->predictor) > migration_limit_ns(m))
 		call_off(m, "the start over there may take too long for what is left of it");
 	else if (m->state == SRC_WAIT_READY)
 		migration_step(m, EV_PEER_READY);

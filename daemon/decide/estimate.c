@@ -116,6 +116,16 @@ static uint64_t in_proportion(uint64_t ns, uint64_t size, uint64_t most)
 	return (uint64_t)((unsigned __int128)ns * size / most);
 }
 
+/** estimate_worst() - the longest of the samples, whatever its size; twice the guess before the first */
+uint64_t estimate_worst(const struct estimate *e)
+{
+	uint64_t worst = e->nr ? 0 : 2 * e->guess_ns;
+
+	for (uint32_t i = 0; i < e->nr; i++)
+		worst = e->ns[i] > worst ? e->ns[i] : worst;
+	return worst;
+}
+
 /** estimate_expect() - for a thing of @size */
 void estimate_expect(const struct estimate *e, uint64_t size, struct expected *to)
 {

@@ -39,7 +39,7 @@ void predictor_init(struct predictor *p)
 	memset(p, 0, sizeof(*p));
 	for (int i = 0; i < PART_NR; i++)
 		estimate_init(&p->part[i], first_guess_ns[i]);
-	estimate_init(&p->resume, 500 * US);
+	estimate_init(&p->resume, 1000 * US);
 	estimate_init(&p->total, PERMILLE);
 }
 
@@ -207,13 +207,16 @@ uint64_t predictor_from(const struct prediction *p, enum predictor_part first)
 	return sum;
 }
 
-/** predictor_resume_ns() - how long before the limit RESUME must be asked: hardly ever longer */
+/** predictor_resume_ns() - the worst that resuming here has taken: so long before the limit it must be asked */
 uint64_t predictor_resume_ns(const struct predictor *p)
 {
-	struct expected e;
+	return estimate_worst(&p->resume);
+}
 
-	estimate_expect(&p->resume, 0, &e);
-	return e.upper_ns;
+/** predictor_start_ns() - the worst that a start over there has taken: after GO nothing is called off */
+uint64_t predictor_start_ns(const struct predictor *p)
+{
+	return estimate_worst(&p->part[PART_START]);
 }
 
 const char *predictor_part_name(enum predictor_part part)

@@ -81,6 +81,7 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 		       struct prediction *to);
 uint64_t predictor_from(const struct prediction *p, enum predictor_part first);
 uint64_t predictor_resume_ns(const struct predictor *p);
+uint64_t predictor_start_ns(const struct predictor *p);
 const char *predictor_part_name(enum predictor_part part);
 
 #endif

@@ -58,9 +58,11 @@ static int finish(struct channel_io *io)
 	struct io_uring_cqe *cqe;
 	int err, res;
 
+	/* A process that is stopped and goes on comes back with neither an error nor a result. */
 	do {
+		cqe = NULL;
 		err = io_uring_submit_and_wait_timeout(&io->ring, &cqe, 1, &ts, NULL);
-	} while (err == -EINTR);
+	} while (err == -EINTR || (err >= 0 && !cqe));
 	if (err < 0) {
 		shutdown(io->sock, SHUT_RDWR);
 		while (io_uring_wait_cqe(&io->ring, &cqe) == -EINTR)

@@ -12,7 +12,7 @@ sys.path[:0] = [os.path.dirname(os.path.realpath(__file__)),
                 os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib')]
 import peer_qemu
 from peer_qemu import tsc_khz
-from ferry import Failed, Scene, ended, free_port, wait_for
+from ferry import Failed, Scene, free_port, wait_for
 
 # name: what the guest does, RAM in MiB, options of the VMMs, link, processes that eat CPU
 WORKLOADS = {
@@ -76,7 +76,9 @@ def move(here, there, limit):
     q = here.qmp()
     try:
         q.ask('migrate', vm='web1', uri=there.listen, timeout=15, **{'downtime-limit': limit, 'multifd-channels': 2})
-        return wait_for('the end', lambda: time.sleep(.01) or ended(here), 60)
+        q.until(lambda e: e['event'] == 'MIGRATION' and e['data']['status'] in ('completed', 'failed', 'cancelled', 'held'))
+        time.sleep(.02)
+        return q.ask('query-migrate', vm='web1')
     finally:
         q.close()
 

@@ -51,7 +51,7 @@ def one_kill(rng, victim):
         expect(len(running) == 0, f'{victim} killed: {len(running)} guests run')
         if victim == 'source VMM':
             return 'gone with its VMM'
-        if victim == 'destination VMM' and ('the guest is lost' in logs or 'is held paused' in logs or
+        if victim == 'destination VMM' and ('died, or hangs' in logs or 'is held paused' in logs or
                                             b.text().count('arrived and runs here')):
             return 'lost with its VMM after GO'
         expect(held, f'{victim} killed: no guest runs and nobody says why')

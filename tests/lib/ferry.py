@@ -13,6 +13,10 @@ TRACKER = os.environ.get('VMFERRY_TRACKER', '')
 SLOW = float(os.environ.get('VMFERRY_SLOW', '1'))  # sanitizers: deadlines that much longer
 
 
+# Whoever ends us with SIGTERM must not leave daemons and guests behind.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 class Failed(Exception):
     pass
 
@@ -64,6 +68,19 @@ class Qmp:
         if 'error' in got:
             raise Failed(got['error']['desc'])
         return got['return']
+
+    def until(self, accept, seconds=120):
+        """the first event that accept(event) is true of; polls nothing, so that nothing is disturbed"""
+        self.sock.settimeout(seconds * SLOW)
+        while True:
+            while self.events:
+                e = self.events.pop(0)
+                if accept(e):
+                    return e
+            line = self.file.readline()
+            if not line:
+                raise Failed('the daemon closed the control connection')
+            self.events.append(json.loads(line))
 
     def close(self):
         self.file.close()

@@ -332,13 +332,13 @@ static void beat(struct vcpu *v, uint64_t now)
 	if (gap > LONG_GAP) {
 		uint64_t inc, asked;
 
-		/* What comes while we ask belongs to it: asked again, counted to here. */
+		/* What comes while we ask belongs to it: then we ask again. */
 		do {
 			asked = rdtsc();
 			inc = inl(GUEST_PORT_INCARNATION);
 			now = rdtsc();
 		} while (now - asked > LONG_GAP);
-		gap = now - v->last;
+		gap = asked - v->last;
 		if (inc != v->incarnation) {
 			v->incarnation = inc;
 			v->stats->blackouts++;
