@@ -34,7 +34,7 @@ def files(out):
     want = [(f'/vmferry/out{b}/bin/{n}', f'{out}{b}/bin/{n}') for b in builds
             for n in ('vmferryd', 'vmferry', 'ferryvm', 'guest.elf')]
     want += [(f'/vmferry/tests/{f}', f'{TOP}/tests/{f}')
-             for f in ['lib/ferry.py'] + [os.path.relpath(p, f'{TOP}/tests') for d in ('e2e', 'bench')
+             for f in ['lib/ferry.py'] + [os.path.relpath(p, f'{TOP}/tests') for d in ('e2e', 'bench', 'vm/inside')
                                           for p in glob.glob(f'{TOP}/tests/{d}/*.py')]]
     want += python()
     needed = set()

@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Promise: the probe's blackout is the guest's own, seen from outside: what the VMMs say lies within it, and it
+within what the guest saw; it says what it went by; it is there for a try that was called off, too.
+
+Seen to fail: with the epoch not raised at the destination the first entry is an old one; with the last call of
+KVM_RUN for its last return the blackout is shorter than what the VMMs say."""
+import os, sys, time
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+from ferry import Scene, expect, main, migrate, wait_for
+
+TIMES = int(os.environ.get('VMFERRY_TIMES', '10'))
+
+
+def by(got, daemon):
+    why = daemon.ask('query-blackouts')['probe']
+    expect((got['timed-by'] == 'vmm') == bool(why), f"timed by {got['timed-by']}, the probe: {why or 'loaded'}")
+    return got['timed-by']
+
+
+def vmms_probe_and_guest_are_nested():
+    """VMMs' word <= probe <= guest, in both directions, with two vCPUs"""
+    with Scene() as s:
+        a, b, src, dst = s.pair('v0=spin v1=seq:50:8 verify=0', vcpus=2, ram='64M', options=['--stay'])
+        seen, went_by = 0, set()
+        for n in range(TIMES):
+            here, there, at, to = (a, b, src, dst) if n % 2 == 0 else (b, a, dst, src)
+            wait_for('a clean destination', lambda: 'web1-in' in there.vms() and not there.vms()['web1-in']['busy'])
+            got = migrate(here, there, **{'downtime-limit': 2000})
+            expect(got['status'] == 'completed', got.get('error-desc', ''))
+            went_by.add(by(got, here))
+            seen += got['switchover-tries']
+            guest = wait_for('the guest to notice', lambda: to.stats()['vcpus'][0]['blackouts'] >= seen and to.stats())
+            vmm = (guest['first-entry-ns'] - at.stats()['last-exit-ns']) // 1000
+            own = max(v['blackout-last-us'] for v in guest['vcpus'])
+            expect(vmm <= got['blackout-us'] + 1, f"{n}: VMMs say {vmm} us, the probe {got['blackout-us']}")
+            expect(got['blackout-us'] <= own + got['clock-error-us'] + 1, f"{n}: the probe says {got['blackout-us']} us, the guest {own}")
+        print(f'# timed by {went_by}')
+
+
+def a_called_off_try_is_timed():
+    with Scene() as s:
+        a, b, src, dst = s.pair('v0=spin verify=0', ram='32M', options=['--stay', '--load-cost', '300'])
+        got = migrate(a, b, **{'downtime-limit': 100})
+        expect(got['status'] == 'failed' and got['switchover-tries'] >= 1, got['status'])
+        tries = [r for r in a.ask('query-blackouts')['blackouts'] if r['end'] == 'called-off']
+        expect(len(tries) == got['switchover-tries'], f"{len(tries)} remembered of {got['switchover-tries']}")
+        own = src.stats()['vcpus'][0]['blackout-history-us']
+        for r, us in zip(tries, own):
+            expect(0 < r['blackout-us'] <= us + 1, f"the probe says {r['blackout-us']} us, the guest {us}")
+            expect(r['timed-by'] != 'nobody', str(r))
+
+
+def dirty_tracking_is_accounted_to_the_vcpu_that_pays():
+    """of two vCPUs only one writes: the pages KVM logged are its own"""
+    with Scene() as s:
+        a, b, src, dst = s.pair('v0=spin v1=seq:40:16 verify=0', vcpus=2, ram='64M', options=['--tracker', 'ring'])
+        got = migrate(a, b, **{'downtime-limit': 2000, 'downtime-initial': 1})
+        expect(got['status'] == 'completed', got.get('error-desc', ''))
+        if by(got, a) == 'vmm':
+            return
+        idle, busy = got['brownout']
+        expect(busy['dirty-pages'] > 10 * max(1, idle['dirty-pages']), f"{got['brownout']}")
+
+
+main([vmms_probe_and_guest_are_nested, a_called_off_try_is_timed, dirty_tracking_is_accounted_to_the_vcpu_that_pays])
