@@ -28,6 +28,11 @@
 
 #define RULE 3
 
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 /* host:port without the port; the path of a socket. */
 static void name_pair(struct migration *m, char *to, size_t len)
 {
@@ -61,7 +66,7 @@ void account_stopping(struct migration *m)
 {
 	m->t = (struct try_times){ .stop_asked = now_ns() };
 	m->t.last_exit = m->t.stop_asked;
-	m->believed = m->report.predicted;
+	m->believed = m->expected = m->report.predicted;
 	memset(m->report.actual_ns, 0, sizeof(m->report.actual_ns));
 }
 
@@ -87,6 +92,14 @@ void account_expect(struct migration *m)
 	predictor_predict(&m->predictor, m->precopy.set.nr_set << 12, m->vm->state_size, &m->expected);
 }
 
+/** account_budget_ns() - of the limit, before it would be called off: what is left for resuming here */
+uint64_t account_budget_ns(const struct migration *m)
+{
+	uint64_t limit = migration_limit_ns(m);
+
+	return m->params.strict ? less(limit, predictor_resume_ns(&m->predictor) + migration_margin_ns(m)) : limit;
+}
+
 /** account_is_hopeless() - the limit will be crossed if all from @next on goes as usual */
 bool account_is_hopeless(const struct migration *m, enum predictor_part next)
 {
@@ -94,11 +107,6 @@ bool account_is_hopeless(const struct migration *m, enum predictor_part next)
 
 	/* A guess calls nothing off: the timer will, and then it is known. */
 	return m->params.strict && !m->expected.is_cold && elapsed + predictor_from(&m->expected, next) > migration_limit_ns(m);
-}
-
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
 }
 
 static uint64_t later(uint64_t a, uint64_t b)
@@ -292,7 +300,7 @@ bool account_may_try_again(struct migration *m)
 	predictor_predict(&m->lesson, 0, m->vm->state_size, &p);
 	if (m->report.tries >= m->params.max_tries)
 		return false;
-	if (p.whole.likely_ns <= migration_limit_ns(m)) {
+	if (p.whole.likely_ns <= account_budget_ns(m)) {
 		m->predictor = m->lesson;
 		m->has_lesson = false;
 		return true;
@@ -307,7 +315,7 @@ void account_end(struct migration *m)
 		account_called_off(m);
 	if (m->has_lesson)
 		m->predictor = m->lesson;
-	if (m->report.tries)
+	if (m->report.tries || m->has_forgotten)
 		learned_write(m->f->scribe, m->f->learned_dir, m->pair, &m->predictor);
 	account_read_brownout(m);
 	blackout_unwatch(m->f->blackouts, m->probe_slot);
@@ -346,6 +354,12 @@ const char *account_words(const struct migration *m, const struct prediction *p,
 {
 	char why[96];
 
+	if (p->whole.likely_ns <= migration_limit_ns(m) && p->whole.likely_ns > account_budget_ns(m)) {
+		snprintf(text, len, "needs %.1f ms, and %.1f in reserve, for so long has resuming here taken; limit %u",
+			 (double)p->whole.likely_ns / 1e6, (double)predictor_resume_ns(&m->predictor) / 1e6,
+			 m->params.downtime_limit_ms);
+		return text;
+	}
 	snprintf(text, len, "needs %.1f ms, %s; limit %u%s", (double)p->whole.upper_ns / 1e6,
 		 why_so_long(m, p, why, sizeof(why)), m->params.downtime_limit_ms,
 		 p->is_cold ? " (partly guessed: no whole switchover between these hosts was measured yet)" : "");

@@ -31,6 +31,7 @@
 #define LINGER_NS (5 * NS_PER_S)
 #define GRACE_NS (10 * NS_PER_MS)
 #define ENTRY_LOOK_NS 100000ULL
+#define RUN_PATIENCE_NS 500000ULL
 #define ENTRY_PATIENCE_NS (20 * NS_PER_MS)
 #define MAX_STATE (1ULL << 32)
 
@@ -59,7 +60,7 @@ struct incoming {
 	int probe_slot;
 	struct loop_timer entry_patience; /* the probe has not seen the first entry yet */
 	uint64_t ran_ns;
-	bool is_over, is_wound_up;
+	bool is_over, is_wound_up, is_urgent;
 	enum dst_state state;
 	char error[WIRE_TEXT_LEN];
 };
@@ -105,6 +106,7 @@ static void free_incoming(struct incoming *in)
 			*p = in->next;
 			break;
 		}
+	ferry_urgent(in->f, &in->is_urgent, false);
 	close_channels(in);
 	peer_close(in->peer);
 	loop_event_fini(&in->received);
@@ -252,6 +254,18 @@ static void load_answered(void *arg, int status, const void *body, uint32_t len)
 	vm_put(vm);
 }
 
+static bool has_seen_entry(const struct incoming *in)
+{
+	uint64_t since = now_ns() - in->ran_ns;
+
+	if (in->probe_slot < 0 || since > ENTRY_PATIENCE_NS)
+		return true;
+	/* KVM_RUN is called before the guest is entered: is that all there is to see here? */
+	if (blackout_by(in->f->blackouts, in->probe_slot) == BLACKOUT_BY_KVM_RUN && since < RUN_PATIENCE_NS)
+		return false;
+	return blackout_first_entry_ns(in->f->blackouts, in->probe_slot);
+}
+
 /* The VMM answers when it lets the first vCPU go; the probe sees it enter a moment later. */
 static void look_for_entry(void *owner)
 {
@@ -259,8 +273,7 @@ static void look_for_entry(void *owner)
 
 	if (in->state != DST_STARTING)
 		return;
-	if (in->probe_slot >= 0 && !blackout_first_entry_ns(in->f->blackouts, in->probe_slot) &&
-	    now_ns() - in->ran_ns < ENTRY_PATIENCE_NS)
+	if (!has_seen_entry(in))
 		loop_timer_at(&in->entry_patience, now_ns() + ENTRY_LOOK_NS);
 	else
 		step(in, DEV_RAN);
@@ -356,6 +369,7 @@ static void step(struct incoming *in, enum dst_event event)
 			     dst_event_name(event), dst_state_name(from));
 		return;
 	}
+	ferry_urgent(in->f, &in->is_urgent, in->state >= DST_PREPARED && in->state <= DST_STARTING);
 	carry_out(in, actions);
 }
 

@@ -25,6 +25,7 @@
 
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/urgent.h"
 #include "migration_private.h"
 
 #define MIN_ROUND_NS 5000000ULL /* shorter rounds that lead nowhere wait this long */
@@ -116,6 +117,19 @@ uint64_t migration_limit_ns(const struct migration *m)
 uint64_t migration_margin_ns(const struct migration *m)
 {
 	return 200000 + migration_limit_ns(m) / 50;
+}
+
+/** ferry_urgent() - the loop goes before all else as long as a guest stands still; @was: of one guest, updated */
+void ferry_urgent(struct ferry *f, bool *was, bool is)
+{
+	unsigned int before = f->urgent;
+
+	f->urgent = f->urgent + is - *was;
+	*was = is;
+	if (!before && f->urgent)
+		urgent_begin();
+	else if (before && !f->urgent)
+		urgent_end();
 }
 
 static void note_round(struct migration *m, uint64_t bytes, uint64_t ns)
@@ -267,7 +281,7 @@ static bool is_worth_a_try(const struct migration *m)
 		return false;
 	if (p->is_cold)
 		return !m->report.tries && p->measured_ns < limit && p->data_ns < limit / 2;
-	return p->whole.likely_ns <= limit;
+	return p->whole.likely_ns <= account_budget_ns(m);
 }
 
 /* Even with nothing left to send it would not make the limit, and that was measured. */
@@ -279,8 +293,10 @@ static bool is_beyond_hope(struct migration *m)
 	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
 	if (!m->params.strict || m->is_after_try)
 		return false;
-	if (p.measured_ns <= migration_limit_ns(m) && (p.is_cold || p.whole.likely_ns <= migration_limit_ns(m)))
+	if (p.measured_ns <= migration_limit_ns(m) && (p.is_cold || p.whole.likely_ns <= account_budget_ns(m)))
 		return false;
+	predictor_forget(&m->predictor); /* what is never tried again can never be found to have changed */
+	m->has_forgotten = true;
 	migration_blame(m, "no switchover was begun: it %s; raise --downtime-limit",
 			account_words(m, &p, text, sizeof(text)));
 	migration_step(m, EV_CANCEL);
@@ -297,6 +313,9 @@ static enum converge_advice judge_round(struct migration *m)
 	now = (struct convergence_round){ r->predicted.whole.upper_ns + (m->params.strict ? migration_margin_ns(m) : 0),
 					  r->predicted.data_ns };
 	advice = convergence_round(&m->convergence, &now);
+	/* If it cannot be called off in time it must not be begun. */
+	if (advice == CONVERGE_SWITCH && r->predicted.whole.likely_ns > account_budget_ns(m))
+		advice = CONVERGE_STALLED;
 	if (m->is_forced || (advice == CONVERGE_STALLED && is_worth_a_try(m)))
 		advice = CONVERGE_SWITCH;
 	/* The peer still holds the last try. */
@@ -622,6 +641,7 @@ void migration_step(struct migration *m, enum src_event event)
 	}
 	if (from < SRC_PREPARED && m->state == SRC_PREPARED)
 		loop_timer_at(&m->pause, now_ns() + 1); /* harvest at once, if nothing is sent */
+	ferry_urgent(m->f, &m->is_urgent, m->state >= SRC_STOPPING && m->state <= SRC_GIVING_UP);
 	carry_out(m, actions);
 }
 
@@ -678,6 +698,7 @@ static void free_migration(struct migration *m)
 			*p = m->next;
 			break;
 		}
+	ferry_urgent(m->f, &m->is_urgent, false);
 	recovery_stop(m->recovery);
 	connector_fini(&m->connector);
 	free(m->connector.regions);

@@ -108,6 +108,8 @@ struct migration_report {
 struct ferry;
 struct migration;
 
+void ferry_urgent(struct ferry *f, bool *was, bool is);
+
 /**
  * struct ferry - one daemon: what all its migrations share
  * @emit: tells operators of an event of @vm; @detail may be NULL
@@ -119,6 +121,7 @@ struct ferry {
 	struct scribe *scribe;
 	struct blackouts *blackouts;
 	const char *learned_dir;
+	unsigned int urgent; /* guests that stand still, or are about to */
 	uint8_t host[16];
 	struct migration *outgoing;
 	struct incoming *incoming;

@@ -32,7 +32,7 @@ struct migration {
 	struct migration_params params;
 	enum migration_status status;
 	char error[512];
-	bool cancelled;
+	bool cancelled, is_urgent;
 
 	struct connector connector;
 	struct peer *peer;
@@ -51,7 +51,7 @@ struct migration {
 
 	char pair[256];
 	struct predictor predictor, lesson; /* lesson: with what tries taught that were called off */
-	bool has_lesson;
+	bool has_lesson, has_forgotten;
 	struct prediction believed, expected; /* when the guest was stopped; since its last pages are known */
 	struct clock_pair clock;
 	unsigned int pings;
@@ -94,6 +94,7 @@ void account_begin(struct migration *m);
 void account_stopping(struct migration *m);
 void account_stopped(struct migration *m, const struct vmferry_msg_paused *p);
 void account_expect(struct migration *m);
+uint64_t account_budget_ns(const struct migration *m);
 bool account_is_hopeless(const struct migration *m, enum predictor_part next);
 void account_moved(struct migration *m, const struct wire_running *r);
 void account_called_off(struct migration *m);

@@ -85,10 +85,10 @@ void switchover_on_budget(void *owner)
 /* The guest must run here again within the limit: leave time for resuming. */
 static void arm_budget(struct migration *m, uint64_t from_ns)
 {
-	uint64_t rest = predictor_resume_ns(&m->predictor) + migration_margin_ns(m);
+	uint64_t budget = account_budget_ns(m);
 
 	if (m->params.strict)
-		loop_timer_at(&m->budget, from_ns + (migration_limit_ns(m) > rest ? migration_limit_ns(m) - rest : 1));
+		loop_timer_at(&m->budget, from_ns + (budget ? budget : 1));
 }
 
 static void on_paused(void *arg, int status, const void *body, uint32_t len)

@@ -12,12 +12,20 @@
 #include "estimate.h"
 
 /* percent of samples that are to lie below the bounds */
-#define UPPER 95
+#define UPPER 97
 #define LIKELY 80
+
+#define RECENT 21 /* samples that the middle is made of: hosts change */
 
 void estimate_init(struct estimate *e, uint64_t guess_ns)
 {
 	*e = (struct estimate){ .guess_ns = guess_ns };
+}
+
+/* Where sample @i is, the oldest first. */
+static uint32_t place(const struct estimate *e, uint32_t i)
+{
+	return (e->at + ESTIMATE_SAMPLES - e->nr + i) % ESTIMATE_SAMPLES;
 }
 
 static uint64_t scaled(uint64_t size, uint64_t slope)
@@ -35,7 +43,7 @@ static int64_t median(int64_t *v, uint32_t n)
 			v[k] = v[k - 1];
 		v[k] = x;
 	}
-	return v[n / 2];
+	return v[(n - 1) / 2] / 2 + v[n / 2] / 2;
 }
 
 static uint64_t at_least_zero(int64_t v)
@@ -46,8 +54,8 @@ static uint64_t at_least_zero(int64_t v)
 /* Between two samples, as cost a byte times 2^32; within reach of 64 bits for all that is real. */
 static int64_t slope_between(const struct estimate *e, uint32_t i, uint32_t k)
 {
-	return (int64_t)((double)((int64_t)e->ns[k] - (int64_t)e->ns[i]) /
-			 (double)((int64_t)e->size[k] - (int64_t)e->size[i]) * 4294967296.0);
+	return (int64_t)((double)((int64_t)e->ns[place(e, k)] - (int64_t)e->ns[place(e, i)]) /
+			 (double)((int64_t)e->size[place(e, k)] - (int64_t)e->size[place(e, i)]) * 4294967296.0);
 }
 
 /* The median over all samples of the median slope to all others; a slope below zero is none. */
@@ -60,7 +68,7 @@ static uint64_t slope_of(const struct estimate *e)
 		uint32_t n = 0;
 
 		for (uint32_t k = 0; k < e->nr; k++)
-			if (e->size[k] != e->size[i])
+			if (e->size[place(e, k)] != e->size[place(e, i)])
 				to[n++] = slope_between(e, i, k);
 		if (n)
 			of[nr++] = median(to, n);
@@ -73,8 +81,10 @@ static void span(struct estimate *e)
 	e->least = UINT64_MAX;
 	e->most = 0;
 	for (uint32_t i = 0; i < e->nr; i++) {
-		e->least = e->size[i] < e->least ? e->size[i] : e->least;
-		e->most = e->size[i] > e->most ? e->size[i] : e->most;
+		uint64_t size = e->size[place(e, i)];
+
+		e->least = size < e->least ? size : e->least;
+		e->most = size > e->most ? size : e->most;
 	}
 }
 
@@ -88,13 +98,16 @@ static uint64_t quantile(const int64_t *sorted, uint32_t n, unsigned int percent
 
 static void fit(struct estimate *e)
 {
-	int64_t rest[ESTIMATE_SAMPLES];
+	int64_t rest[ESTIMATE_SAMPLES], recent[RECENT];
 
 	span(e);
 	e->slope = e->nr >= 3 && e->most >= 2 * e->least && e->most > e->least + 4096 ? slope_of(e) : 0;
 	for (uint32_t i = 0; i < e->nr; i++)
-		rest[i] = (int64_t)e->ns[i] - (int64_t)scaled(e->size[i], e->slope);
-	e->base = median(rest, e->nr); /* sorted now */
+		rest[i] = (int64_t)e->ns[place(e, i)] - (int64_t)scaled(e->size[place(e, i)], e->slope);
+	for (uint32_t i = 0; i < RECENT && i < e->nr; i++)
+		recent[i] = rest[e->nr - 1 - i];
+	e->base = median(recent, e->nr < RECENT ? e->nr : RECENT);
+	median(rest, e->nr); /* sorted now */
 	for (uint32_t i = 0; i < e->nr; i++)
 		rest[i] -= e->base;
 	e->likely_over = quantile(rest, e->nr, LIKELY);
@@ -116,13 +129,20 @@ static uint64_t in_proportion(uint64_t ns, uint64_t size, uint64_t most)
 	return (uint64_t)((unsigned __int128)ns * size / most);
 }
 
+/** estimate_forget() - the oldest sample */
+void estimate_forget(struct estimate *e)
+{
+	if (e->nr && --e->nr)
+		fit(e);
+}
+
 /** estimate_worst() - the longest of the samples, whatever its size; twice the guess before the first */
 uint64_t estimate_worst(const struct estimate *e)
 {
 	uint64_t worst = e->nr ? 0 : 2 * e->guess_ns;
 
 	for (uint32_t i = 0; i < e->nr; i++)
-		worst = e->ns[i] > worst ? e->ns[i] : worst;
+		worst = e->ns[place(e, i)] > worst ? e->ns[place(e, i)] : worst;
 	return worst;
 }
 

@@ -105,6 +105,19 @@ void predictor_learn_total(struct predictor *p, uint64_t expected_ns, uint64_t n
 		estimate_learn(&p->total, 0, (uint64_t)((unsigned __int128)ns * PERMILLE / expected_ns));
 }
 
+/** predictor_forget() - the oldest sample of everything */
+void predictor_forget(struct predictor *p)
+{
+	for (int i = 0; i < PART_NR; i++)
+		estimate_forget(&p->part[i]);
+	estimate_forget(&p->resume);
+	estimate_forget(&p->total);
+	for (unsigned int i = 0; i < p->nr_devices; i++) {
+		estimate_forget(&p->device[i].save);
+		estimate_forget(&p->device[i].load);
+	}
+}
+
 static void add(struct expected *to, const struct expected *e)
 {
 	to->mean_ns += e->mean_ns;

@@ -3,7 +3,7 @@
  * Promise: what is expected lies in the middle of what came true, the upper bound above
  * nearly all of it, and what was never seen is not promised cheap.
  * Seen to fail: with the mean for the median one outlier moves the expectation; with least
- * squares outliers tilt the line; with the rank 10 lower the bound covers 85 of 100.
+ * squares outliers tilt the line; with the rank 10 lower the bound covers 88 of 100.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -69,7 +69,7 @@ static void the_upper_bound_covers_nearly_all(void **state)
 		}
 		estimate_learn(&e, 0, ns);
 	}
-	assert_in_range(below, 1900 * 94 / 100, 1900 * 98 / 100);
+	assert_in_range(below, 1900 * 95 / 100, 1900 * 995 / 1000);
 	assert_in_range(below_mean, 1900 * 45 / 100, 1900 * 60 / 100);
 }
 

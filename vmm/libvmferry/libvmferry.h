@@ -4,7 +4,8 @@
  *
  * The VMM describes its VM once (vmferry_open), tells of full rings and of its own
  * writes into guest RAM, and answers five callbacks. All functions return 0 or a
- * negative errno. Callbacks run on the library's session thread, one at a time.
+ * negative errno. Callbacks run on the library's session thread, one at a time; it has
+ * SCHED_FIFO's lowest priority while a guest may be waiting for it, if the process may.
  */
 #ifndef LIBVMFERRY_H
 #define LIBVMFERRY_H

@@ -11,12 +11,17 @@
  * run state stays as it was, above all PAUSED: only a daemon that has read its journal
  * may know whether the guest now runs elsewhere, so we never resume by ourselves.
  * What we do undo is brownout: logging and throttling end with the connection.
+ *
+ * The thread waits for requests before all ordinary threads, where it has the right to: a
+ * guest may be standing still. What takes its time while the guest runs, or is no guest's,
+ * it does like everybody else.
  */
 #include "session.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -343,6 +348,19 @@ static int carry_out(struct vmferry *v, const struct vmferry_msg *msg, const voi
 	}
 }
 
+static void be_urgent(bool urgent)
+{
+	struct sched_param p = { .sched_priority = urgent };
+
+	pthread_setschedparam(pthread_self(), urgent ? SCHED_FIFO : SCHED_OTHER, &p);
+}
+
+static bool has_time(uint32_t type)
+{
+	return type == VMFERRY_MSG_START_LOG || type == VMFERRY_MSG_STOP_LOG || type == VMFERRY_MSG_HARVEST ||
+	       type == VMFERRY_MSG_DISCARD || type == VMFERRY_MSG_RELEASE;
+}
+
 static int serve_one(struct vmferry *v)
 {
 	char body[256] __attribute__((aligned(8)));
@@ -358,6 +376,8 @@ static int serve_one(struct vmferry *v)
 		err = recv_exact(v, body, msg.len, NULL);
 	if (err)
 		goto out;
+	if (has_time(msg.type))
+		be_urgent(false);
 	err = carry_out(v, &msg, body, fd, &ans, &ans_len);
 	reply = (struct vmferry_msg){
 		.type = msg.type | VMFERRY_MSG_REPLY,
@@ -375,6 +395,7 @@ static int serve_one(struct vmferry *v)
 		err = -ECONNRESET; /* register again, as what we are now */
 	}
 out:
+	be_urgent(true);
 	if (fd >= 0)
 		close(fd);
 	return err;
@@ -385,6 +406,7 @@ static void *session_thread(void *arg)
 	struct vmferry *v = arg;
 	int err;
 
+	be_urgent(true);
 	for (;;) {
 		err = connect_daemon(v);
 		while (!err)
