@@ -11,7 +11,7 @@ YEAR = 365 * 86400
 
 def it_jumps_all_the_while():
     with Scene() as s:
-        a, b, src, dst = s.pair('v0=seq:5:8', ram='48M', options=['--stay'])
+        a, b, src, dst = s.pair('v0=seq:5:2 fill=4', ram='48M', options=['--stay'])
         over = threading.Event()
 
         def jump():
