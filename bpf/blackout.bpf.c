@@ -213,6 +213,7 @@ int on_return(struct raw_args *ctx)
 		return 0;
 	v->return_ns = bpf_ktime_get_ns();
 	v->has_returned = 1;
+	v->in_full = 0; /* if nobody saw KVM_RUN being called, nobody knows how long it was */
 	if ((__u32)ctx->arg[0] == EXIT_DIRTY_RING_FULL && !(int)ctx->arg[1]) {
 		v->in_full = 1;
 		v->fulls++;

@@ -8,8 +8,9 @@
  * each has one writer, its fields are read one by one and may be of different moments
  * unless the vCPU stands still.
  *
- * The system call's program is only for kernels that show no guest entries. All are
- * attached first; once an entry was seen anywhere it is detached for good.
+ * The system call's program is only for kernels that show no guest entries, and makes every
+ * system call of the host dearer: it is attached until a process's vCPUs are known, and
+ * again when a blackout is near. Once an entry was seen anywhere it is done without for good.
  */
 #include "probe.h"
 
@@ -24,7 +25,7 @@
 
 #include "blackout.skel.h"
 
-#define NR_PROGS 7
+#define NR_PROGS 6
 
 struct probe {
 	struct blackout_bpf *skel;
@@ -32,6 +33,8 @@ struct probe {
 	struct bpf_link *links[NR_PROGS];
 	int pid[BLACKOUT_SLOTS]; /* 0: free */
 	unsigned int users[BLACKOUT_SLOTS];
+	bool wants_runs[BLACKOUT_SLOTS];
+	struct bpf_link *runs;
 	unsigned int watched;
 	bool entries_fire;
 	probe_gap_fn gap;
@@ -119,17 +122,31 @@ static int attach(struct probe *p)
 	struct bpf_program *const progs[NR_PROGS] = {
 		p->skel->progs.on_return, p->skel->progs.on_entry, p->skel->progs.on_exit,
 		p->skel->progs.on_wakeup, p->skel->progs.on_fault, p->skel->progs.on_push,
-		p->entries_fire ? NULL : p->skel->progs.on_syscall,
 	};
 
 	for (int i = 0; i < NR_PROGS; i++) {
-		if (!progs[i] || p->links[i])
+		if (p->links[i])
 			continue;
 		p->links[i] = bpf_program__attach(progs[i]);
 		if (!p->links[i] && i == 0)
 			return -errno;
 	}
 	return 0;
+}
+
+static void time_runs(struct probe *p)
+{
+	bool wanted = false;
+
+	for (int i = 0; i < BLACKOUT_SLOTS; i++)
+		wanted |= p->pid[i] && p->wants_runs[i];
+	wanted &= !p->entries_fire;
+	if (wanted && !p->runs)
+		p->runs = bpf_program__attach(p->skel->progs.on_syscall);
+	if (!wanted && p->runs) {
+		bpf_link__destroy(p->runs);
+		p->runs = NULL;
+	}
 }
 
 static struct blackout_vcpu *record(const struct probe *p, int slot, unsigned int index)
@@ -166,6 +183,7 @@ int probe_watch(struct probe *p, int pid)
 	}
 	p->pid[slot] = pid;
 	p->users[slot] = 1;
+	probe_want_runs(p, slot, true);
 	p->watched++;
 	return slot;
 }
@@ -177,7 +195,7 @@ void probe_unwatch(struct probe *p, int slot)
 
 	if (!p || slot < 0 || !p->pid[slot] || --p->users[slot])
 		return;
-	p->entries_fire |= probe_sees_entries(p, slot);
+	probe_want_runs(p, slot, false);
 	key = (uint32_t)p->pid[slot];
 	bpf_map_delete_elem(bpf_map__fd(p->skel->maps.targets), &key);
 	for (unsigned int i = 0; i < BLACKOUT_VCPUS; i++) {
@@ -188,6 +206,16 @@ void probe_unwatch(struct probe *p, int slot)
 	p->pid[slot] = 0;
 	if (!--p->watched)
 		detach(p);
+}
+
+/** probe_want_runs() - time calls of KVM_RUN, where there are no entries to time; costs every system call something */
+void probe_want_runs(struct probe *p, int slot, bool want)
+{
+	if (!p || slot < 0)
+		return;
+	p->entries_fire |= probe_sees_entries(p, slot);
+	p->wants_runs[slot] = want;
+	time_runs(p);
 }
 
 /** probe_arm() - all vCPUs stand still: the next entry of each is its first */
@@ -251,7 +279,7 @@ uint64_t probe_last_exit_ns(const struct probe *p, int slot)
 uint64_t probe_first_entry_ns(const struct probe *p, int slot)
 {
 	uint32_t epoch = p->skel->bss->epoch[slot];
-	bool by_entry = probe_sees_entries(p, slot);
+	bool by_entry = p->entries_fire || probe_sees_entries(p, slot);
 	uint64_t first = 0;
 
 	for (unsigned int i = 0; i < BLACKOUT_VCPUS; i++) {
