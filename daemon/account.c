@@ -27,6 +27,7 @@
 #include "migration_private.h"
 
 #define RULE 3
+#define STALE_S 3600 /* hosts change: what was learned before may not be true any more */
 
 static uint64_t less(uint64_t a, uint64_t b)
 {
@@ -56,7 +57,7 @@ void account_begin(struct migration *m)
 		predictor_add_device(&m->predictor, vm->devices[i].name, vm->devices[i].kind,
 				     vm->devices[i].state_size);
 	name_pair(m, m->pair, sizeof(m->pair));
-	learned_read(m->f->learned_dir, m->pair, &m->predictor);
+	m->is_stale = learned_read(m->f->learned_dir, m->pair, &m->predictor) > STALE_S;
 	m->probe_slot = blackout_watch(m->f->blackouts, vm->peer_pid);
 	clock_init(&m->clock);
 }
@@ -315,7 +316,7 @@ void account_end(struct migration *m)
 		account_called_off(m);
 	if (m->has_lesson)
 		m->predictor = m->lesson;
-	if (m->report.tries || m->has_forgotten)
+	if (m->report.tries)
 		learned_write(m->f->scribe, m->f->learned_dir, m->pair, &m->predictor);
 	account_read_brownout(m);
 	blackout_unwatch(m->f->blackouts, m->probe_slot);

@@ -2,7 +2,7 @@
 #ifndef MIGRATION_PRIVATE_H
 #define MIGRATION_PRIVATE_H
 /*
- * What migration.c (its life, its rounds), setup.c (its beginning) and switchover.c (what
+ * What migration.c (its life), rounds.c, account.c, setup.c (its beginning) and switchover.c (what
  * happens while the guest stands still) share; nobody else includes it.
  */
 #include "connect.h"
@@ -51,7 +51,8 @@ struct migration {
 
 	char pair[256];
 	struct predictor predictor, lesson; /* lesson: with what tries taught that were called off */
-	bool has_lesson, has_forgotten;
+	bool has_lesson;
+	bool is_stale; /* what was learned of this pair is of another hour */
 	struct prediction believed, expected; /* when the guest was stopped; since its last pages are known */
 	struct clock_pair clock;
 	unsigned int pings;
@@ -75,12 +76,9 @@ void migration_set_status(struct migration *m, enum migration_status s);
 void __attribute__((format(printf, 2, 3))) migration_blame(struct migration *m, const char *fmt, ...);
 void migration_blame_tracker(struct migration *m, const char *done, int status);
 void __attribute__((format(printf, 2, 3))) migration_decided(struct migration *m, const char *fmt, ...);
-int migration_collect(struct migration *m);
 void migration_note_tracker(struct migration *m);
 uint64_t migration_limit_ns(const struct migration *m);
 uint64_t migration_margin_ns(const struct migration *m);
-void migration_send_round(struct migration *m);
-void migration_begin_pings(struct migration *m);
 extern const struct peer_ops migration_peer_ops;
 
 /* setup.c */
@@ -88,6 +86,17 @@ const char *setup_refuses(struct ferry *f, const char *name, const struct migrat
 			  struct vm *vm, char *text, size_t len);
 int setup_describe(struct migration *m);
 void setup_on_connected(void *owner);
+
+/* rounds.c */
+void rounds_init(struct migration *m);
+int rounds_init_timers(struct migration *m);
+void rounds_fini_timers(struct migration *m);
+int rounds_collect(struct migration *m);
+void rounds_send(struct migration *m);
+void rounds_throttle(struct migration *m, unsigned int percent);
+void rounds_begin_pings(struct migration *m);
+void rounds_take_pong(struct migration *m, const struct wire_pong *p);
+extern const struct precopy_ops rounds_precopy_ops;
 
 /* account.c */
 void account_begin(struct migration *m);

@@ -116,7 +116,7 @@ static void on_logging(void *arg, int status, const void *body, uint32_t len)
 		return;
 	}
 	account_begin(m);
-	migration_begin_pings(m);
+	rounds_begin_pings(m);
 	if (m->state != SRC_PRECOPY)
 		return; /* the connection is gone already */
 	migration_set_status(m, MIGRATION_ACTIVE);
@@ -129,7 +129,7 @@ static void on_logging(void *arg, int status, const void *body, uint32_t len)
 		return;
 	}
 	m->report.remaining_pages = m->precopy.set.nr_set;
-	migration_send_round(m);
+	rounds_send(m);
 }
 
 static int open_channels(struct migration *m)

@@ -163,7 +163,7 @@ static void on_saved(void *arg, int status, const void *body, uint32_t len)
 void switchover_send_rest(struct migration *m)
 {
 	vm_ask(m->vm, VM_SAVE, NULL, 0, m->state_fd, on_saved, m);
-	if (m->state != SRC_SENDING || migration_collect(m))
+	if (m->state != SRC_SENDING || rounds_collect(m))
 		return;
 	account_expect(m);
 	if (!is_off(m, PART_PAGES))

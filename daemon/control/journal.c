@@ -55,6 +55,7 @@ struct journal {
 	pthread_mutex_t lock;
 	pthread_cond_t wake;
 	struct line *lines, **lines_end;	 /* not yet in the journal; @lock */
+	struct line *unwritten; /* nor could they be written: no sync succeeds before they are; the thread's */
 	struct waiter *asked, *syncing, *synced; /* @lock */
 	int sync_error;		       /* @lock */
 	bool quit;		       /* @lock */
@@ -184,19 +185,31 @@ static int rewrite(struct journal *j)
 	return err;
 }
 
-static int write_lines(struct journal *j, struct line *lines)
+/* In order, up to the first that cannot be written: that one and what follows stay in @lines. */
+static int write_lines(struct journal *j, struct line **lines)
 {
-	int err = 0;
+	while (*lines) {
+		struct line *l = *lines;
+		int err = write_entry(j->fd, &l->entry);
 
-	while (lines) {
-		struct line *l = lines;
-		int e = write_entry(j->fd, &l->entry);
-
-		err = err ? err : e;
-		lines = l->next;
+		if (err)
+			return err;
+		*lines = l->next;
 		free(l);
 	}
-	return err;
+	return 0;
+}
+
+/* The new ones behind those that could not be written before. */
+static void take_lines_locked(struct journal *j)
+{
+	struct line **end = &j->unwritten;
+
+	while (*end)
+		end = &(*end)->next;
+	*end = j->lines;
+	j->lines = NULL;
+	j->lines_end = &j->lines;
 }
 
 static void *sync_thread(void *arg)
@@ -206,19 +219,17 @@ static void *sync_thread(void *arg)
 	pthread_mutex_lock(&j->lock);
 	while (!j->quit) {
 		struct waiter *mine = j->asked;
-		struct line *lines = j->lines;
 		int err;
 
-		if (!mine && !lines) {
+		if (!mine && !j->lines) {
 			pthread_cond_wait(&j->wake, &j->lock);
 			continue;
 		}
-		j->lines = NULL;
-		j->lines_end = &j->lines;
+		take_lines_locked(j);
 		j->asked = NULL;
 		j->syncing = mine; /* journal_forget() may still strike one out */
 		pthread_mutex_unlock(&j->lock);
-		err = write_lines(j, lines);
+		err = write_lines(j, &j->unwritten);
 		if (err)
 			error_report("journal %s: %s; no guest is moved until there is room; guests are not "
 				     "touched by this", j->path, strerror(-err));
@@ -329,8 +340,15 @@ void journal_close(struct journal *j)
 			*p = w->next;
 			free(w);
 		}
+	take_lines_locked(j); /* nobody else is left */
 	if (j->fd >= 0)
-		write_lines(j, j->lines);
+		write_lines(j, &j->unwritten);
+	while (j->unwritten) {
+		struct line *l = j->unwritten;
+
+		j->unwritten = l->next;
+		free(l);
+	}
 	if (j->fd >= 0)
 		close(j->fd);
 	if (j->marks_fd >= 0)

@@ -15,6 +15,8 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
 
 #include "base/error.h"
 
@@ -65,13 +67,26 @@ static json_t *estimate_json(const struct estimate *e)
 	return list;
 }
 
-/** learned_read() - what is known of @pair and of @to's devices, which must be there already */
-void learned_read(const char *dir, const char *pair, struct predictor *to)
+static uint64_t age_of(const char *path)
+{
+	struct stat st;
+	time_t now = time(NULL);
+
+	return !stat(path, &st) && now > st.st_mtime ? (uint64_t)(now - st.st_mtime) : 0;
+}
+
+/**
+ * learned_read() - what is known of @pair and of @to's devices, which must be there already
+ * Return: how old that is, seconds; 0 if nothing is known
+ */
+uint64_t learned_read(const char *dir, const char *pair, struct predictor *to)
 {
 	char path[512];
+	uint64_t age;
 	json_t *j;
 
 	path_of(dir, "pair", pair, path, sizeof(path));
+	age = age_of(path);
 	j = load(path);
 	for (int i = 0; i < PART_NR; i++)
 		read_estimate(json_object_get(j, predictor_part_name((enum predictor_part)i)), &to->part[i]);
@@ -85,6 +100,7 @@ void learned_read(const char *dir, const char *pair, struct predictor *to)
 		read_estimate(json_object_get(j, "load"), &to->device[i].load);
 		json_decref(j);
 	}
+	return age;
 }
 
 static void save(struct scribe *s, const char *path, json_t *j)

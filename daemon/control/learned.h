@@ -5,7 +5,7 @@
 #include "base/scribe.h"
 #include "decide/predictor.h"
 
-void learned_read(const char *dir, const char *pair, struct predictor *to);
+uint64_t learned_read(const char *dir, const char *pair, struct predictor *to);
 void learned_write(struct scribe *s, const char *dir, const char *pair, const struct predictor *from);
 
 #endif

@@ -129,13 +129,6 @@ static uint64_t in_proportion(uint64_t ns, uint64_t size, uint64_t most)
 	return (uint64_t)((unsigned __int128)ns * size / most);
 }
 
-/** estimate_forget() - the oldest sample */
-void estimate_forget(struct estimate *e)
-{
-	if (e->nr && --e->nr)
-		fit(e);
-}
-
 /** estimate_worst() - the longest of the samples, whatever its size; twice the guess before the first */
 uint64_t estimate_worst(const struct estimate *e)
 {

@@ -34,7 +34,6 @@ struct expected {
 void estimate_init(struct estimate *e, uint64_t guess_ns);
 void estimate_learn(struct estimate *e, uint64_t size, uint64_t ns);
 uint64_t estimate_worst(const struct estimate *e);
-void estimate_forget(struct estimate *e);
 void estimate_expect(const struct estimate *e, uint64_t size, struct expected *to);
 
 #endif

@@ -105,19 +105,6 @@ void predictor_learn_total(struct predictor *p, uint64_t expected_ns, uint64_t n
 		estimate_learn(&p->total, 0, (uint64_t)((unsigned __int128)ns * PERMILLE / expected_ns));
 }
 
-/** predictor_forget() - the oldest sample of everything */
-void predictor_forget(struct predictor *p)
-{
-	for (int i = 0; i < PART_NR; i++)
-		estimate_forget(&p->part[i]);
-	estimate_forget(&p->resume);
-	estimate_forget(&p->total);
-	for (unsigned int i = 0; i < p->nr_devices; i++) {
-		estimate_forget(&p->device[i].save);
-		estimate_forget(&p->device[i].load);
-	}
-}
-
 static void add(struct expected *to, const struct expected *e)
 {
 	to->mean_ns += e->mean_ns;
@@ -139,7 +126,7 @@ static void expect_bytes(const struct predictor *p, enum predictor_part part, ui
 	add(to, &(struct expected){ more, more, more });
 }
 
-static void add_devices(const struct predictor *p, struct prediction *to)
+static void add_devices(const struct predictor *p, struct prediction *to, uint64_t *guessed)
 {
 	to->device = -1;
 	for (unsigned int i = 0; i < p->nr_devices; i++) {
@@ -151,7 +138,7 @@ static void add_devices(const struct predictor *p, struct prediction *to)
 		add(&to->part[PART_SAVE], &save);
 		add(&to->part[PART_LOAD], &load);
 		to->is_cold |= !d->load.nr;
-		to->measured_ns += d->load.nr ? load.mean_ns : 0;
+		*guessed += (d->save.nr ? 0 : save.mean_ns) + (d->load.nr ? 0 : load.mean_ns);
 		if (to->device < 0 || save.mean_ns + load.mean_ns > to->device_ns) {
 			to->device = (int)i;
 			to->device_ns = save.mean_ns + load.mean_ns;
@@ -190,16 +177,17 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 {
 	uint64_t pages_ns = predictor_bytes_ns(p, rest_bytes), state_ns = predictor_bytes_ns(p, state_bytes);
 	struct expected *save = &to->part[PART_SAVE];
+	uint64_t guessed = 0;
 
 	*to = (struct prediction){ .rest_bytes = rest_bytes, .state_bytes = state_bytes,
 				   .goodput = predictor_goodput(p), .data_ns = pages_ns + state_ns };
 	for (int i = 0; i < PART_NR; i++) {
 		estimate_expect(&p->part[i], 0, &to->part[i]);
 		to->is_cold |= !p->part[i].nr;
-		to->measured_ns += p->part[i].nr ? to->part[i].mean_ns : 0;
+		guessed += p->part[i].nr ? 0 : to->part[i].mean_ns;
 	}
-	to->measured_ns += p->nr_goodput ? to->data_ns : 0;
-	add_devices(p, to);
+	guessed += p->nr_goodput ? 0 : to->data_ns;
+	add_devices(p, to, &guessed);
 	expect_bytes(p, PART_PAGES, rest_bytes, &to->part[PART_PAGES]);
 	expect_bytes(p, PART_STATE, state_bytes, &to->part[PART_STATE]);
 	/* Saved beside the pages: only what is longer counts. */
@@ -208,6 +196,7 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 	save->likely_ns = less(save->likely_ns, pages_ns);
 	save->upper_ns = less(save->upper_ns, pages_ns);
 	sum_up(p, to);
+	to->measured_ns = less(to->sum_ns, guessed);
 }
 
 /** predictor_from() - the mean of @first and all parts after it */

@@ -72,7 +72,6 @@ struct prediction {
 
 void predictor_init(struct predictor *p);
 void predictor_add_device(struct predictor *p, const char *name, const char *kind, uint64_t size);
-void predictor_forget(struct predictor *p);
 void predictor_learn_goodput(struct predictor *p, uint64_t bytes, uint64_t ns);
 uint64_t predictor_goodput(const struct predictor *p);
 uint64_t predictor_bytes_ns(const struct predictor *p, uint64_t bytes);

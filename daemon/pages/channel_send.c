@@ -29,7 +29,6 @@
 #include <unistd.h>
 
 #include "base/deadline.h"
-#include "base/urgent.h"
 #include "channel.h"
 #include "io.h"
 #include "packet.h"
@@ -336,15 +335,11 @@ static int carry_out(struct channel_sender *c, const struct channel_job *job)
 
 	c->waited_ns = 0;
 	c->unlimited = job->unlimited;
-	if (c->unlimited) /* the guest stands still */
-		urgent_begin();
 	if (job->kind == CHANNEL_ROUND)
 		err = send_round(c, job->set, job->mark_nr);
 	else
 		err = send_state(c, job->state_len, job->mark_nr);
 	channel_count(&c->counters.busy_ns, now_ns() - start - c->waited_ns);
-	if (c->unlimited)
-		urgent_end();
 	return err;
 }
 

@@ -131,13 +131,16 @@ def clocks_that_have_nothing_to_do_with_each_other():
 
 def fill(folder):
     """no file there can get a page any more; room in a file's last page goes first"""
-    for n in range(8):
+    cpus = os.sched_getaffinity(0)
+    for n in range(16):
+        os.sched_setaffinity(0, {sorted(cpus)[n % len(cpus)]})  # tmpfs counts by processor, and not quite exactly
         with open(f'{folder}/ballast{n}', 'wb', buffering=0) as f:
             try:
                 while f.write(b'x' * 512):
                     pass
             except OSError:
                 pass
+    os.sched_setaffinity(0, cpus)
     with open(f'{folder}/journal', 'ab', buffering=0) as f:
         if f.tell() % 4096:  # comments: the journal's reader skips them
             f.write(b'#' * (4096 - f.tell() % 4096 - 1) + b'\n')

@@ -108,6 +108,7 @@ static void a_sync_is_answered_on_the_loop(void **state)
 	struct journal *j = open_journal();
 
 	(void)state;
+	synced = 99;
 	journal_begin(j, id1, "web1", true, "tcp:h:1");
 	journal_sync(j, on_synced, NULL);
 	assert_int_equal(synced, 99);
@@ -167,6 +168,47 @@ static void a_full_disk_is_said_and_tears_no_line(void **state)
 	journal_close(j);
 }
 
+static int sync_now(struct journal *j)
+{
+	synced = 99;
+	journal_sync(j, on_synced, NULL);
+	assert_int_equal(loop_run(loop), 0);
+	return synced;
+}
+
+/*
+ * A switchover must not begin whose "begun" is not on the disk. Seen to fail: with what could
+ * not be written forgotten, the second sync says that all is well.
+ */
+static void no_sync_succeeds_before_all_is_written(void **state)
+{
+	struct journal *j = open_journal();
+	struct rlimit before, small;
+	struct stat st;
+
+	(void)state;
+	journal_begin(j, id1, "a-name-that-is-long", true, "tcp:a-host-that-is-long:4747");
+	assert_int_equal(sync_now(j), 0);
+	journal_close(j);
+	j = open_journal(); /* its line is in the journal now, the marks are empty */
+	assert_int_equal(stat(path, &st), 0);
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &before);
+	small = before;
+	small.rlim_cur = (rlim_t)st.st_size;
+	setrlimit(RLIMIT_FSIZE, &small);
+	assert_int_equal(journal_begin(j, id2, "w", true, "tcp:h:2"), 0); /* the marks have room */
+	assert_int_not_equal(sync_now(j), 0);
+	assert_int_not_equal(sync_now(j), 0);
+	setrlimit(RLIMIT_FSIZE, &before);
+	assert_int_equal(sync_now(j), 0);
+	journal_close(j);
+	unlink(marks);
+	j = open_journal();
+	assert_int_equal(journal_find(j, id2)->mark, JOURNAL_BEGUN);
+	journal_close(j);
+}
+
 /* Either file alone tells all: the disk may lag, and a tmpfs does not outlive the host. */
 static void each_file_alone_is_enough(void **state)
 {
@@ -207,6 +249,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_torn_line_does_not_count, setup, teardown),
 		cmocka_unit_test_setup_teardown(open_and_newest_entries_are_kept, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_full_disk_is_said_and_tears_no_line, setup, teardown),
+		cmocka_unit_test_setup_teardown(no_sync_succeeds_before_all_is_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(each_file_alone_is_enough, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_sync_is_answered_on_the_loop, setup, teardown),
 	};

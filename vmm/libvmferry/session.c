@@ -13,8 +13,7 @@
  * What we do undo is brownout: logging and throttling end with the connection.
  *
  * The thread waits for requests before all ordinary threads, where it has the right to: a
- * guest may be standing still. What takes its time while the guest runs, or is no guest's,
- * it does like everybody else.
+ * guest may be standing still. What takes its time it does like everybody else.
  */
 #include "session.h"
 
@@ -355,9 +354,10 @@ static void be_urgent(bool urgent)
 	pthread_setschedparam(pthread_self(), urgent ? SCHED_FIFO : SCHED_OTHER, &p);
 }
 
-static bool has_time(uint32_t type)
+/* Long work: whoever waits for it, it must not keep a vCPU from running. */
+static bool is_long(uint32_t type)
 {
-	return type == VMFERRY_MSG_START_LOG || type == VMFERRY_MSG_STOP_LOG || type == VMFERRY_MSG_HARVEST ||
+	return type == VMFERRY_MSG_SAVE || type == VMFERRY_MSG_LOAD || type == VMFERRY_MSG_START_LOG || type == VMFERRY_MSG_STOP_LOG || type == VMFERRY_MSG_HARVEST ||
 	       type == VMFERRY_MSG_DISCARD || type == VMFERRY_MSG_RELEASE;
 }
 
@@ -376,7 +376,7 @@ static int serve_one(struct vmferry *v)
 		err = recv_exact(v, body, msg.len, NULL);
 	if (err)
 		goto out;
-	if (has_time(msg.type))
+	if (is_long(msg.type))
 		be_urgent(false);
 	err = carry_out(v, &msg, body, fd, &ans, &ans_len);
 	reply = (struct vmferry_msg){
