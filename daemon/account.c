@@ -199,6 +199,13 @@ static void learn_open_part(const struct migration *m, struct predictor *p, enum
 					     part == PART_STATE ? m->state_len : 0, ns);
 }
 
+/* By how much a guess was wrong teaches nothing of the next prediction. */
+static void learn_total(const struct migration *m, struct predictor *p, uint64_t ns)
+{
+	if (!m->believed.is_cold)
+		predictor_learn_total(p, m->believed.sum_ns, ns);
+}
+
 static void remember(struct migration *m, enum blackout_end end, uint64_t blackout_ns, uint64_t error_ns,
 		     enum blackout_by by)
 {
@@ -242,7 +249,7 @@ void account_moved(struct migration *m, const struct wire_running *r)
 	if (m->has_lesson)
 		m->predictor = m->lesson;
 	learn_parts(m, &m->predictor, to->actual_ns, PART_NR);
-	predictor_learn_total(&m->predictor, m->believed.sum_ns, entry - m->t.last_exit);
+	learn_total(m, &m->predictor, entry - m->t.last_exit);
 	remember(m, BLACKOUT_MOVED, entry - m->t.last_exit, to->clock_error_ns, to->timed_by);
 }
 
@@ -278,8 +285,7 @@ void account_called_off(struct migration *m)
 	remember(m, BLACKOUT_CALLED_OFF, stall, 0, by);
 	learn_parts(m, p, m->report.actual_ns, open);
 	learn_open_part(m, p, open, less(m->t.resume_asked, m->t.last_exit));
-	predictor_learn_total(p, m->believed.sum_ns,
-			      m->t.resume_asked - m->t.last_exit + predictor_from(&m->expected, open));
+	learn_total(m, p, m->t.resume_asked - m->t.last_exit + predictor_from(&m->expected, open));
 	m->t.resume_asked = 0;
 }
 

@@ -358,34 +358,46 @@ static int run(struct cli *o, const struct verb *v, char **args)
 	return code;
 }
 
-int main(int argc, char **argv)
+static const struct verb *find_verb(const char *name)
 {
-	struct cli o = { .socket = CONTROL_SOCKET, .params = json_object(), .run_here = -1, .min_ms = 1, .last = -1 };
-	int c, n, code = EXIT_BAD_USAGE;
+	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++)
+		if (!strcmp(verbs[i].name, name))
+			return &verbs[i];
+	fprintf(stderr, "vmferry: no such verb: %s; see vmferry --help\n", name);
+	return NULL;
+}
 
-	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
-		if (take_option(&o, c)) {
-			fputs("see vmferry --help\n", stderr);
-			return EXIT_BAD_USAGE;
-		}
-	n = argc - optind - 1;
-	if (n < 0) {
+/* @args: the verb and its arguments, NULL behind the last */
+static int obey(struct cli *o, char **args, int nr)
+{
+	const struct verb *v;
+
+	if (!nr) {
 		fputs(usage, stderr);
 		return EXIT_BAD_USAGE;
 	}
-	for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
-		if (strcmp(verbs[i].name, argv[optind]))
-			continue;
-		if (n < verbs[i].least || n > verbs[i].most) {
-			fprintf(stderr, "vmferry: %s takes %d to %d arguments; see vmferry --help\n", verbs[i].name,
-				verbs[i].least, verbs[i].most);
-			return EXIT_BAD_USAGE;
-		}
-		code = run(&o, &verbs[i], argv + optind + 1);
-		json_decref(o.params);
-		return code;
+	v = find_verb(args[0]);
+	if (!v)
+		return EXIT_BAD_USAGE;
+	if (nr - 1 < v->least || nr - 1 > v->most) {
+		fprintf(stderr, "vmferry: %s takes %d to %d arguments; see vmferry --help\n", v->name, v->least, v->most);
+		return EXIT_BAD_USAGE;
 	}
-	fprintf(stderr, "vmferry: no such verb: %s; see vmferry --help\n", argv[optind]);
+	return run(o, v, args + 1);
+}
+
+int main(int argc, char **argv)
+{
+	struct cli o = { .socket = CONTROL_SOCKET, .params = json_object(), .run_here = -1, .min_ms = 1, .last = -1 };
+	int c, code = EXIT_OK;
+
+	while (!code && (c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
+		if (take_option(&o, c)) {
+			fputs("see vmferry --help\n", stderr);
+			code = EXIT_BAD_USAGE;
+		}
+	if (!code)
+		code = obey(&o, argv + optind, argc - optind);
 	json_decref(o.params);
 	return code;
 }
