@@ -170,8 +170,11 @@ static bool is_worth_a_try(const struct migration *m)
 	const struct prediction *p = &m->report.predicted;
 	uint64_t limit = migration_limit_ns(m);
 
-	if (!m->params.strict || p->data_ns > m->convergence.cfg.data_ns)
+	if (p->data_ns > m->convergence.cfg.data_ns)
 		return false;
+	/* What is no data does not get less by waiting, and a limit that is not strict is a wish. */
+	if (!m->params.strict)
+		return p->data_ns <= limit;
 	if (p->is_cold || m->is_stale)
 		return !m->report.tries && p->data_ns < limit / 2 && (m->is_stale || p->measured_ns < limit);
 	return p->whole.likely_ns <= account_budget_ns(m);
