@@ -34,6 +34,16 @@ def a_slow_device_makes_strict_mode_call_it_off():
         dst.verdict()
 
 
+def a_slow_save_can_be_called_off():
+    """the VMM is amid saving when the limit comes near: RESUME must not wait for the rest of it"""
+    with Scene() as s:
+        a, b, src, dst = s.pair('v0=seq:20:8', ram='64M', options=['--save-cost', '400'])
+        got = migrate(a, b, **{'downtime-limit': 60})
+        expect(got['status'] == 'failed' and got['switchover-tries'] >= 1, f"status {got['status']}")
+        expect(max(src.stats()['vcpus'][0]['blackout-history-us']) <= 60000, f"{src.stats()['vcpus'][0]['blackout-history-us']}")
+        src.verdict()
+
+
 def an_endless_writer_ends_in_a_clean_timeout():
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:0:200', ram='256M')
@@ -75,5 +85,5 @@ def memfd_kib(pid):
     return total
 
 
-main([a_slow_device_makes_strict_mode_call_it_off, an_endless_writer_ends_in_a_clean_timeout,
+main([a_slow_device_makes_strict_mode_call_it_off, a_slow_save_can_be_called_off, an_endless_writer_ends_in_a_clean_timeout,
       throttling_makes_it_converge, untouched_memory_is_never_allocated])
