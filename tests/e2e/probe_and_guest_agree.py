@@ -61,8 +61,8 @@ def dirty_tracking_is_accounted_to_the_vcpu_that_pays():
         went_by = by(got, a)
         if went_by == 'kvm-run':
             expect(busy['dirty-pages'] > 3 * idle['dirty-pages'], f"{got['brownout']}")
-        elif went_by == 'kvm-entry':  # an emulated machine: nobody writes much, but faults are seen
-            expect(all(v['dirty-pages'] and v['faults-us'] and v['faults'] >= v['dirty-pages'] for v in (idle, busy)),
+        elif went_by == 'kvm-entry':  # an emulated machine: nobody writes much, but faults are seen; one may be under way
+            expect(all(v['dirty-pages'] and v['faults-us'] and v['faults'] + 2 >= v['dirty-pages'] for v in (idle, busy)),
                    f"{got['brownout']}")
 
 

@@ -323,6 +323,7 @@ static void disk_turn(struct vcpu *v)
 /* ---- the loop ---- */
 
 #define LONG_GAP (conf.tsc_khz / 20) /* 50 us */
+#define ASK_TURNS 4
 
 static void beat(struct vcpu *v, uint64_t now)
 {
@@ -331,14 +332,18 @@ static void beat(struct vcpu *v, uint64_t now)
 	/* A gap long enough to matter: did the VMM start us anew, or were we just slow? */
 	if (gap > LONG_GAP) {
 		uint64_t inc, asked;
+		int turns = 0;
 
-		/* What comes while we ask belongs to it: then we ask again. */
+		/*
+		 * What comes while we ask belongs to it: then we ask again. Where
+		 * asking always takes that long, all of it is counted, never too little.
+		 */
 		do {
 			asked = rdtsc();
 			inc = inl(GUEST_PORT_INCARNATION);
 			now = rdtsc();
-		} while (now - asked > LONG_GAP);
-		gap = asked - v->last;
+		} while (now - asked > LONG_GAP && ++turns < ASK_TURNS);
+		gap = (turns < ASK_TURNS ? asked : now) - v->last;
 		if (inc != v->incarnation) {
 			v->incarnation = inc;
 			v->stats->blackouts++;
