@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Receives guests: owns everything of one incoming migration and carries out what
- * decide/switchover_dst.c says. Its connections come from greeter.c.
+ * decide/switchover_dst.c says. Its connections come from greeter.c, its beginning is in
+ * plan.c, what happens while the guest stands still in arrival.c.
  *
  * Theory of operation
  *
@@ -17,57 +18,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/deadline.h"
-#include "base/error.h"
-#include "decide/switchover_dst.h"
-#include "incoming.h"
-#include "pages/warm.h"
+#include "incoming_private.h"
 
 #define LINGER_NS (5 * NS_PER_S)
-#define GRACE_NS (10 * NS_PER_MS)
-#define ENTRY_LOOK_NS 100000ULL
-#define RUN_PATIENCE_NS (3 * NS_PER_MS)
-#define ENTRY_PATIENCE_NS (20 * NS_PER_MS)
-#define MAX_STATE (1ULL << 32)
 
-struct incoming {
-	struct ferry *f;
-	struct incoming *next;
-	uint8_t id[16];
-	struct peer *peer;
-	struct vm *vm; /* NULL until the plan is accepted */
-	char name[64];
-	struct vm_watcher watcher;
-	struct place *place;
-	struct channel_receiver *channels[CHANNEL_MAX];
-	unsigned int nr_channels;
-	struct loop_event received;
-	struct loop_timer linger;
-	int state_fd;
-	uint64_t state_size;
-	uint64_t state_len;
-	uint32_t attempt;	/* of the last WIRE_STATE */
-	uint32_t taken_attempt; /* the last one passed on as DEV_RECEIVED */
-	uint32_t placed_round;	/* the last one told as WIRE_PLACED */
-	uint64_t load_asked_ns, load_ns;
-	uint64_t device_ns[WIRE_MAX_DEVICES];
-	uint64_t first_entry_ns;
-	int probe_slot;
-	struct loop_timer entry_patience; /* the probe has not seen the first entry yet */
-	uint64_t ran_ns;
-	bool is_over, is_wound_up, is_urgent;
-	enum dst_state state;
-	char error[WIRE_TEXT_LEN];
-};
-
-static void step(struct incoming *in, enum dst_event event);
-
-static void __attribute__((format(printf, 2, 3))) blame(struct incoming *in, const char *fmt, ...)
+/** incoming_blame() - why it ends; the first reason counts, what follows is only its echo */
+void incoming_blame(struct incoming *in, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -107,6 +66,7 @@ static void free_incoming(struct incoming *in)
 			break;
 		}
 	ferry_urgent(in->f, &in->is_urgent, false);
+	arrival_tell_running(in);
 	close_channels(in);
 	peer_close(in->peer);
 	loop_event_fini(&in->received);
@@ -136,6 +96,7 @@ static void on_linger_over(void *owner)
 static void wind_up(struct incoming *in)
 {
 	in->is_wound_up = true;
+	arrival_tell_running(in);
 	blackout_unwatch(in->f->blackouts, in->probe_slot);
 	in->probe_slot = -1;
 	close_channels(in);
@@ -153,7 +114,7 @@ static void finish(struct incoming *in)
 	if (in->state == DST_RUNNING) {
 		in->vm->watcher = NULL;
 		in->vm->is_busy = false;
-		loop_timer_at(&in->linger, now_ns() + GRACE_NS);
+		loop_timer_at(&in->linger, now_ns() + FERRY_GRACE_NS);
 	} else {
 		wind_up(in);
 	}
@@ -196,156 +157,18 @@ static void tell_failed(struct incoming *in)
 		peer_send(in->peer, WIRE_FAILED, &w, sizeof(w));
 }
 
-static void prepare(struct incoming *in)
-{
-	int err = journal_begin(in->f->journal, in->id, in->name, false, NULL);
-
-	/* Room for the state now, not in the blackout. */
-	if (!err && in->state_size && fallocate(in->state_fd, 0, 0, (off_t)in->state_size))
-		err = -errno;
-	if (err) {
-		blame(in, "cannot prepare the switchover: %s", strerror(-err));
-		step(in, DEV_VMM_LOST);
-		return;
-	}
-	if (peer_send(in->peer, WIRE_PREPARED, NULL, 0))
-		step(in, DEV_PEER_LOST);
-}
-
-/* @type: WIRE_READY, or of a try that was called off WIRE_DROPPED */
-static void tell_loaded(struct incoming *in, enum wire_type type)
-{
-	struct wire_ready r = { .attempt = in->taken_attempt,
-				.nr_devices = in->vm->nr_devices,
-				.load_ns = in->load_ns };
-
-	memcpy(r.device_ns, in->device_ns, sizeof(r.device_ns));
-	if (peer_send(in->peer, type, &r, sizeof(r)))
-		step(in, DEV_PEER_LOST);
-}
-
-static void on_loaded(void *arg, int status, const void *body, uint32_t len)
-{
-	struct incoming *in = arg;
-	bool was_dropped;
-
-	in->load_ns = now_ns() - in->load_asked_ns;
-	if (status) {
-		blame(in, "its VMM cannot load the state: %s", strerror(-status));
-		step(in, DEV_VMM_LOST);
-		return;
-	}
-	memset(in->device_ns, 0, sizeof(in->device_ns));
-	if (len <= sizeof(in->device_ns))
-		memcpy(in->device_ns, body, len);
-	was_dropped = in->state == DST_DROPPING;
-	step(in, DEV_LOADED);
-	if (was_dropped && in->state == DST_PREPARED)
-		tell_loaded(in, WIRE_DROPPED);
-}
-
-/* The answer may outlive the incoming: it then finds the VM's watcher changed. */
-static void load_answered(void *arg, int status, const void *body, uint32_t len)
-{
-	struct vm *vm = arg;
-
-	if (vm->watcher && vm->watcher->owner)
-		on_loaded(vm->watcher->owner, status, body, len);
-	vm_put(vm);
-}
-
-static bool has_seen_entry(const struct incoming *in)
-{
-	uint64_t since = now_ns() - in->ran_ns;
-
-	if (in->probe_slot < 0 || since > ENTRY_PATIENCE_NS)
-		return true;
-	/* KVM_RUN is called before the guest is entered: is that all there is to see here? */
-	if (blackout_by(in->f->blackouts, in->probe_slot) == BLACKOUT_BY_KVM_RUN && since < RUN_PATIENCE_NS)
-		return false;
-	return blackout_first_entry_ns(in->f->blackouts, in->probe_slot);
-}
-
-/* The VMM answers when it lets the first vCPU go; the probe sees it enter a moment later. */
-static void look_for_entry(void *owner)
-{
-	struct incoming *in = owner;
-
-	if (in->state != DST_STARTING)
-		return;
-	if (!has_seen_entry(in))
-		loop_timer_at(&in->entry_patience, now_ns() + ENTRY_LOOK_NS);
-	else
-		step(in, DEV_RAN);
-}
-
-static void on_ran(struct incoming *in, int status, const void *body, uint32_t len)
-{
-	struct vmferry_msg_resumed r = { 0 };
-
-	if (status) {
-		blame(in, "its VMM did not confirm the start: %s", strerror(-status));
-		step(in, DEV_VMM_LOST);
-		return;
-	}
-	if (len == sizeof(r))
-		memcpy(&r, body, sizeof(r));
-	in->first_entry_ns = r.first_entry_ns;
-	in->ran_ns = now_ns();
-	look_for_entry(in);
-}
-
-static void run_answered(void *arg, int status, const void *body, uint32_t len)
-{
-	struct vm *vm = arg;
-
-	if (vm->watcher && vm->watcher->owner)
-		on_ran(vm->watcher->owner, status, body, len);
-	vm_put(vm);
-}
-
-static void load(struct incoming *in)
-{
-	struct vmferry_msg_saved s = { .len = in->state_len };
-
-	in->load_asked_ns = now_ns();
-	vm_ask(in->vm, VM_LOAD, &s, sizeof(s), in->state_fd, load_answered, vm_get(in->vm));
-}
-
-static void run_guest(struct incoming *in)
-{
-	/* Before RUN leaves: a daemon that restarts must know that the guest is ours. */
-	if (journal_note(in->f->journal, in->id, JOURNAL_GO))
-		error_report("vm %s: going on without a journal: GO was heard, the guest is ours", in->name);
-	vm_ask(in->vm, VM_RUN, NULL, 0, -1, run_answered, vm_get(in->vm));
-}
-
-static void tell_running(struct incoming *in)
-{
-	struct wire_running r = { .vmm_entry_ns = in->first_entry_ns,
-				  .entry_ns = blackout_first_entry_ns(in->f->blackouts, in->probe_slot),
-				  .by = blackout_by(in->f->blackouts, in->probe_slot) };
-
-	if (in->peer)
-		peer_send(in->peer, WIRE_RUNNING, &r, sizeof(r));
-	journal_note(in->f->journal, in->id, JOURNAL_DONE);
-	journal_sync(in->f->journal, NULL, NULL);
-	notice_report("vm %s: arrived and runs here", in->name);
-	in->f->emit(in->f, in->name, "MIGRATION_ARRIVED", NULL);
-}
-
 static void carry_out(struct incoming *in, unsigned int actions)
 {
 	if (actions & DACT_PREPARE)
-		prepare(in);
+		arrival_prepare(in);
 	if (actions & DACT_LOAD)
-		load(in);
+		arrival_load(in);
 	if (actions & DACT_TELL_READY)
-		tell_loaded(in, WIRE_READY);
+		arrival_tell_ready(in);
 	if (actions & DACT_RUN)
-		run_guest(in);
+		arrival_run_guest(in);
 	if (actions & DACT_TELL_RUNNING)
-		tell_running(in);
+		arrival_started(in);
 	if (actions & DACT_DISCARD)
 		discard(in);
 	if (actions & DACT_TELL_FAILED)
@@ -359,7 +182,7 @@ static void carry_out(struct incoming *in, unsigned int actions)
 		finish(in);
 }
 
-static void step(struct incoming *in, enum dst_event event)
+void incoming_step(struct incoming *in, enum dst_event event)
 {
 	enum dst_state from = in->state;
 	unsigned int actions;
@@ -374,17 +197,6 @@ static void step(struct incoming *in, enum dst_event event)
 }
 
 /* ---- what arrives ---- */
-
-static void look_for_received(struct incoming *in)
-{
-	if (!in->attempt || in->attempt == in->taken_attempt || in->state != DST_PREPARED)
-		return;
-	for (unsigned int i = 0; i < in->nr_channels; i++)
-		if (!in->channels[i] || channel_recv_mark(in->channels[i], PACKET_FINAL) != in->attempt)
-			return;
-	in->taken_attempt = in->attempt;
-	step(in, DEV_RECEIVED);
-}
 
 /* A round is over for the source when it is in place here, not in a socket's buffer. */
 static void look_for_placed(struct incoming *in)
@@ -401,7 +213,7 @@ static void look_for_placed(struct incoming *in)
 		return;
 	in->placed_round = placed.round;
 	if (peer_send(in->peer, WIRE_PLACED, &placed, sizeof(placed)))
-		step(in, DEV_PEER_LOST);
+		incoming_step(in, DEV_PEER_LOST);
 }
 
 static void on_received(void *owner)
@@ -412,8 +224,8 @@ static void on_received(void *owner)
 	if (in->is_over)
 		return;
 	if (err && in->state < DST_STARTING) {
-		blame(in, "no memory for the guest: %s; free some and retry", strerror(-err));
-		step(in, DEV_VMM_LOST);
+		incoming_blame(in, "no memory for the guest: %s; free some and retry", strerror(-err));
+		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}
 	for (unsigned int i = 0; i < in->nr_channels; i++) {
@@ -422,15 +234,15 @@ static void on_received(void *owner)
 		if (in->state >= DST_STARTING)
 			continue;
 		if (err == -EFAULT || err == -ENOMEM)
-			blame(in, "no memory for the guest; free some and retry");
+			incoming_blame(in, "no memory for the guest; free some and retry");
 		else
-			blame(in, "channel %u: %s", i, err == -EBADMSG ? "sent garbage" :
+			incoming_blame(in, "channel %u: %s", i, err == -EBADMSG ? "sent garbage" :
 			      err == -ECONNRESET ? "closed by the source" : strerror(-err));
-		step(in, err == -ECONNRESET ? DEV_PEER_LOST : DEV_VMM_LOST);
+		incoming_step(in, err == -ECONNRESET ? DEV_PEER_LOST : DEV_VMM_LOST);
 		return;
 	}
 	look_for_placed(in);
-	look_for_received(in);
+	arrival_look_for_received(in);
 }
 
 static void on_vm_lost(void *owner)
@@ -438,151 +250,16 @@ static void on_vm_lost(void *owner)
 	struct incoming *in = owner;
 
 	in->vm->watcher = NULL;
-	blame(in, "its VMM (pid %d) at the destination closed the connection or died", in->vm->pid);
-	step(in, DEV_VMM_LOST);
+	incoming_blame(in, "its VMM (pid %d) at the destination closed the connection or died", in->vm->pid);
+	incoming_step(in, DEV_VMM_LOST);
 }
 
-static const char *find_vm(struct incoming *in, const struct wire_plan *p,
-			   const struct wire_region *regions, char *text, size_t len)
+/** incoming_watch_vm() - from here on its VM is this migration's */
+void incoming_watch_vm(struct incoming *in)
 {
-	static const uint8_t none[16];
-	struct vm *vm = vm_find(&in->f->vms, in->name, true);
-
-	if (!vm) {
-		snprintf(text, len, "no VM named %s waits there; start one with --incoming", in->name);
-		return text;
-	}
-	if (vm->is_busy)
-		return "the VM that waits there is busy with another migration, or being cleaned; retry";
-	if (memcmp(vm->uuid, none, 16) && memcmp(vm->uuid, p->uuid, 16))
-		return "the VM that waits there has another UUID";
-	if (vm->nr_vcpus != p->nr_vcpus || vm->nr_regions != p->nr_regions) {
-		snprintf(text, len, "the VM that waits there has %u vCPUs and %u regions, the source %u and %u",
-			 vm->nr_vcpus, vm->nr_regions, p->nr_vcpus, p->nr_regions);
-		return text;
-	}
-	for (unsigned int i = 0; i < p->nr_regions; i++) {
-		const struct region *r = &vm->regions[i];
-
-		if (strncmp(r->name, regions[i].name, 63) || r->gpa != regions[i].gpa ||
-		    r->size != regions[i].size) {
-			snprintf(text, len, "region %s there is %llu MiB at 0x%llx, at the source %.32s: "
-				 "%llu MiB at 0x%llx", r->name, (unsigned long long)r->size >> 20,
-				 (unsigned long long)r->gpa, regions[i].name,
-				 (unsigned long long)regions[i].size >> 20,
-				 (unsigned long long)regions[i].gpa);
-			return text;
-		}
-	}
-	in->vm = vm_get(vm);
-	return NULL;
-}
-
-static int make_room(struct incoming *in, const struct wire_plan *p)
-{
-	int err;
-
-	in->nr_channels = p->nr_channels;
-	in->state_size = p->state_size;
-	in->state_fd = memfd_create("vmferry-state", MFD_CLOEXEC);
-	if (in->state_fd < 0 || ftruncate(in->state_fd, (off_t)in->state_size))
-		return -errno;
-	err = place_open(in->vm->regions, in->vm->nr_regions, &in->place);
-	if (!err)
-		err = loop_event_init(&in->received, in->f->loop, on_received, in);
-	return err;
-}
-
-static void take_plan(struct incoming *in, const void *body, uint32_t len)
-{
-	const struct wire_plan *p = body;
-	struct wire_plan_ok ok;
-	char text[WIRE_TEXT_LEN];
-	const char *why;
-	int err;
-
-	if (in->vm || len < sizeof(*p) || !p->nr_channels || p->nr_channels > CHANNEL_MAX ||
-	    !p->nr_regions || p->nr_regions > VMFERRY_MAX_REGIONS || p->state_size > MAX_STATE ||
-	    len != sizeof(*p) + p->nr_regions * sizeof(struct wire_region)) {
-		blame(in, "bad plan");
-		step(in, DEV_VMM_LOST);
-		return;
-	}
-	memcpy(in->name, p->name, sizeof(in->name) - 1);
-	why = find_vm(in, p, (const struct wire_region *)(p + 1), text, sizeof(text));
-	if (why) {
-		blame(in, "%s", why);
-		step(in, DEV_VMM_LOST);
-		return;
-	}
 	in->watcher = (struct vm_watcher){ on_vm_lost, in };
 	in->vm->watcher = &in->watcher;
 	in->vm->is_busy = true;
-	warm_cease(in->vm->warm);
-	in->vm->is_fresh = false;
-	err = make_room(in, p);
-	if (err) {
-		blame(in, "no room there: %s", strerror(-err));
-		step(in, DEV_VMM_LOST);
-		return;
-	}
-	in->probe_slot = blackout_watch(in->f->blackouts, in->vm->peer_pid);
-	blackout_arm(in->f->blackouts, in->probe_slot);
-	ok = (struct wire_plan_ok){ .huge = place_huge_pages(in->place) };
-	peer_send(in->peer, WIRE_PLAN_OK, &ok, sizeof(ok));
-}
-
-static void take_ahead(struct incoming *in, const uint8_t *body, uint32_t len)
-{
-	struct wire_ahead a;
-	int err = -EBADMSG;
-
-	if (len >= sizeof(a)) {
-		memcpy(&a, body, sizeof(a));
-		if (a.nr_blocks <= (uint64_t)WIRE_MAX_BODY * 8 && (a.nr_blocks + 7) / 8 == len - sizeof(a))
-			err = place_ahead(in->place, a.region, body + sizeof(a), a.nr_blocks);
-	}
-	if (err) {
-		blame(in, "bad list of blocks to fault in");
-		step(in, DEV_VMM_LOST);
-	}
-}
-
-static void take_state(struct incoming *in, const void *body, uint32_t len)
-{
-	struct wire_state s;
-
-	if (len == sizeof(s))
-		memcpy(&s, body, sizeof(s));
-	if (len != sizeof(s) || s.len > in->state_size || !s.attempt) {
-		blame(in, "bad length of the state");
-		step(in, DEV_VMM_LOST);
-		return;
-	}
-	in->state_len = s.len;
-	in->attempt = s.attempt;
-	look_for_received(in);
-}
-
-static void take_abort(struct incoming *in, const void *body, uint32_t len)
-{
-	bool was_loaded = in->state == DST_READY;
-	struct wire_abort a;
-
-	if (len != sizeof(a)) {
-		blame(in, "bad message that calls off a try");
-		step(in, DEV_VMM_LOST);
-		return;
-	}
-	memcpy(&a, body, sizeof(a));
-	/* Its last marks may still be on their way: they must not be taken for another try's. */
-	in->attempt = in->taken_attempt = a.attempt;
-	step(in, DEV_ABORT);
-	if (in->state != DST_PREPARED)
-		return;
-	if (!was_loaded)
-		in->load_ns = 0;
-	tell_loaded(in, WIRE_DROPPED);
 }
 
 static void take_ping(struct incoming *in, const void *body, uint32_t len)
@@ -596,7 +273,7 @@ static void take_ping(struct incoming *in, const void *body, uint32_t len)
 	pong.sent_ns = ping.sent_ns;
 	pong.answered_ns = now_ns();
 	if (peer_send(in->peer, WIRE_PONG, &pong, sizeof(pong)))
-		step(in, DEV_PEER_LOST);
+		incoming_step(in, DEV_PEER_LOST);
 }
 
 static void on_message(void *owner, uint32_t type, const void *body, uint32_t len)
@@ -606,29 +283,29 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 	if (in->is_over)
 		return;
 	if (type == WIRE_PLAN) {
-		take_plan(in, body, len);
+		plan_take(in, body, len);
 	} else if (!in->place) {
-		blame(in, "message %u before the plan", type);
-		step(in, DEV_VMM_LOST);
+		incoming_blame(in, "message %u before the plan", type);
+		incoming_step(in, DEV_VMM_LOST);
 	} else if (type == WIRE_AHEAD) {
-		take_ahead(in, body, len);
+		plan_take_ahead(in, body, len);
 	} else if (type == WIRE_PREPARE) {
-		step(in, DEV_PREPARE);
+		incoming_step(in, DEV_PREPARE);
 	} else if (type == WIRE_STATE) {
-		take_state(in, body, len);
+		arrival_take_state(in, body, len);
 	} else if (type == WIRE_GO) {
-		step(in, DEV_GO);
+		incoming_step(in, DEV_GO);
 	} else if (type == WIRE_ABORT) {
-		take_abort(in, body, len);
+		arrival_take_abort(in, body, len);
 	} else if (type == WIRE_PING) {
 		take_ping(in, body, len);
 	} else if (type == WIRE_CANCEL) {
 		if (len == sizeof(struct wire_failed))
-			blame(in, "%.*s", WIRE_TEXT_LEN - 1, ((const struct wire_failed *)body)->text);
-		step(in, DEV_CANCEL);
+			incoming_blame(in, "%.*s", WIRE_TEXT_LEN - 1, ((const struct wire_failed *)body)->text);
+		incoming_step(in, DEV_CANCEL);
 	} else {
-		blame(in, "message %u of %u bytes fits nothing", type, len);
-		step(in, DEV_VMM_LOST);
+		incoming_blame(in, "message %u of %u bytes fits nothing", type, len);
+		incoming_step(in, DEV_VMM_LOST);
 	}
 }
 
@@ -642,8 +319,8 @@ static void on_lost(void *owner, int err)
 		free_incoming(in);
 		return;
 	}
-	blame(in, "control connection: %s", err == -ECONNRESET ? "closed by the source" : strerror(-err));
-	step(in, DEV_PEER_LOST);
+	incoming_blame(in, "control connection: %s", err == -ECONNRESET ? "closed by the source" : strerror(-err));
+	incoming_step(in, DEV_PEER_LOST);
 }
 
 static const struct peer_ops peer_ops = { on_message, on_lost };
@@ -654,13 +331,18 @@ static const struct peer_ops peer_ops = { on_message, on_lost };
 struct incoming *incoming_new(struct ferry *f, const uint8_t id[16])
 {
 	struct incoming *in = calloc(1, sizeof(*in));
+	int err;
 
-	if (!in || loop_timer_init(&in->linger, f->loop, on_linger_over, in)) {
-		free(in);
+	if (!in)
 		return NULL;
-	}
-	if (loop_timer_init(&in->entry_patience, f->loop, look_for_entry, in)) {
+	err = loop_timer_init(&in->linger, f->loop, on_linger_over, in);
+	if (!err)
+		err = loop_timer_init(&in->entry_patience, f->loop, arrival_look_for_entry, in);
+	if (!err)
+		err = loop_event_init(&in->received, f->loop, on_received, in);
+	if (err) {
 		loop_timer_fini(&in->linger);
+		loop_timer_fini(&in->entry_patience);
 		free(in);
 		return NULL;
 	}
@@ -708,8 +390,8 @@ void incoming_take_channel(struct incoming *in, uint32_t k, int sock)
 		err = channel_recv_open(sock, &cfg, &in->channels[k]);
 	if (err) {
 		in->channels[k] = NULL;
-		blame(in, "cannot open channel %u: %s", k, strerror(-err));
-		step(in, DEV_VMM_LOST);
+		incoming_blame(in, "cannot open channel %u: %s", k, strerror(-err));
+		incoming_step(in, DEV_VMM_LOST);
 	}
 }
 
@@ -724,7 +406,7 @@ enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
 	struct journal_entry *e;
 
 	if (in && !in->is_over && in->state < DST_STARTING)
-		step(in, DEV_PEER_LOST);
+		incoming_step(in, DEV_PEER_LOST);
 	e = journal_find(f->journal, id);
 	if (e && e->mark == JOURNAL_DONE)
 		return WIRE_RESOLVED_RUNNING;
@@ -740,8 +422,8 @@ void incoming_stop(struct ferry *f, const char *reason)
 		struct incoming *in = f->incoming;
 
 		if (!in->is_over && in->state < DST_STARTING) {
-			blame(in, "%s", reason);
-			step(in, DEV_VMM_LOST);
+			incoming_blame(in, "%s", reason);
+			incoming_step(in, DEV_VMM_LOST);
 		}
 		free_incoming(in);
 	}

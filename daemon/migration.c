@@ -29,8 +29,6 @@
 #include "migration_private.h"
 
 
-#define GRACE_NS 10000000ULL /* the guest has just begun over there: cleaning up here may disturb it */
-
 const struct migration_params migration_default_params = {
 	.channels = 2,
 	.downtime_limit_ms = 300,
@@ -156,7 +154,7 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 		account_dropped(m, &ready);
 	} else if (type == WIRE_RUNNING && len == sizeof(m->running) && m->state == SRC_GO_SENT) {
 		memcpy(&m->running, body, len);
-		loop_timer_at(&m->pause, now_ns() + GRACE_NS);
+		loop_timer_at(&m->pause, now_ns() + FERRY_GRACE_NS);
 	} else if (type == WIRE_FAILED && len == sizeof(failed)) {
 		memcpy(&failed, body, len);
 		failed.text[WIRE_TEXT_LEN - 1] = '\0';

@@ -105,6 +105,8 @@ struct migration_report {
 	char advice[256];
 };
 
+#define FERRY_GRACE_NS 10000000ULL /* a guest has just begun to run: cleaning up may disturb it */
+
 struct ferry;
 struct migration;
 

@@ -291,6 +291,9 @@ def expect(true, text):
 def main(tests):
     """Runs the functions in order as a KTAP plan; each has a docstring: the promise."""
     wanted = sys.argv[1:]
+    unknown = set(wanted) - {t.__name__ for t in tests}
+    if unknown:
+        sys.exit(f"no such test: {', '.join(sorted(unknown))}; there are: {', '.join(t.__name__ for t in tests)}")
     tests = [t for t in tests if not wanted or t.__name__ in wanted]
     print('KTAP version 1')
     print(f'1..{len(tests)}', flush=True)

@@ -18,8 +18,8 @@
  *   no deadlock, and no pair of state and event that the code calls a bug      (assert)
  *
  * Mirrors: Source is migration.c, switchover.c and recovery.c; Destination is incoming.c,
- * greeter.c and recovery.c; the two Vmms are libvmferry's session.c. Names at the right
- * say which function. The arcs are decide/switchover_src.c's and switchover_dst.c's, one a
+ * arrival.c, greeter.c and recovery.c; the two Vmms are libvmferry's session.c. Names at the
+ * right say which function. The arcs are decide/switchover_src.c's and switchover_dst.c's, one a
  * line: tests/model/check compares them with what those files do.
  *
  * Left out: pages and their rounds (they are taken again in the next round), harvests, the
@@ -524,14 +524,14 @@ end_idle:
 		if
 		:: over						/* it lingers, and hears nothing */
 		:: !over && what == PREPARE -> e = DEV_PREPARE
-		:: !over && what == STATE -> attempt = nr	/* take_state() */
+		:: !over && what == STATE -> attempt = nr	/* arrival_take_state() */
 		:: !over && what == GO -> e = DEV_GO
-		:: !over && what == ABORT -> attempt = nr; taken = nr; e = DEV_ABORT	/* take_abort() */
+		:: !over && what == ABORT -> attempt = nr; taken = nr; e = DEV_ABORT	/* arrival_take_abort() */
 		:: !over && what == CANCEL -> e = DEV_CANCEL
 		fi
 	:: has_incoming && has_peer && !link ->
 		atomic { flush_chan(to_dst, what, nr); has_peer = false; if :: !over -> e = DEV_PEER_LOST :: else fi }
-	/* the channels: look_for_received() */
+	/* the channels: arrival_look_for_received() */
 	:: has_incoming && !over && nempty(marks) -> marks?mark
 	:: has_incoming && !over && machine == DST_PREPARED && attempt != 0 && attempt != taken && mark == attempt ->
 		taken = attempt; e = DEV_RECEIVED
@@ -555,7 +555,7 @@ end_idle:
 		nr = machine;
 		atomic { a = 0; dst_arcs() }
 		if
-		:: a & PREPARE_DST -> jd = J_BEGUN; DST_MAY_DIE; tell_src(PREPARED, 0)	/* prepare() */
+		:: a & PREPARE_DST -> jd = J_BEGUN; DST_MAY_DIE; tell_src(PREPARED, 0)	/* arrival_prepare() */
 		:: else
 		fi;
 		if :: a & LOAD_STATE -> ask_dst(LOAD) :: else fi;
@@ -563,11 +563,11 @@ end_idle:
 		if
 		:: a & RUN_GUEST ->
 			assert(taken == last_stop && mark == taken);
-			jd = J_GO; DST_MAY_DIE; ask_dst(RUN); DST_MAY_DIE	/* run_guest() */
+			jd = J_GO; DST_MAY_DIE; ask_dst(RUN); DST_MAY_DIE	/* arrival_run_guest() */
 		:: else
 		fi;
 		if
-		:: a & TELL_RUNNING -> tell_src(RUNNING, 0); DST_MAY_DIE; jd = J_DONE	/* tell_running() */
+		:: a & TELL_RUNNING -> jd = J_DONE; DST_MAY_DIE; tell_src(RUNNING, 0)	/* arrival_started(), arrival_tell_running() */
 		:: else
 		fi;
 		if

@@ -40,6 +40,7 @@ static const char usage[] =
 	"                       a device with that much state, that slow to save and load\n"
 	"  --device-name NAME   what to call it, its kind with a number (nic0)\n"
 	"  --untracked NAME     claim a device NAME whose writes no tracker sees\n"
+	"  --die-after-run MS   be killed so long after the guest was let go\n"
 	"  --hash               hash RAM whenever the guest is stopped and before it starts\n";
 
 static void note_hash(struct vm *vm, uint64_t *where)
@@ -61,16 +62,30 @@ static int vm_pause(void *arg, uint64_t *last_exit_ns)
 	return err;
 }
 
+static void die_in(unsigned int ms)
+{
+	struct sigevent how = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
+	struct itimerspec when = { .it_value = { ms / 1000, ms % 1000 * 1000000L } };
+	timer_t timer;
+
+	if (timer_create(CLOCK_MONOTONIC, &how, &timer) || timer_settime(timer, 0, &when, NULL))
+		perror("ferryvm: --die-after-run");
+}
+
 static int vm_resume(void *arg, uint64_t *first_entry_ns)
 {
 	struct vm *vm = arg;
+	int err;
 
 	if (vm->opt.hash)
 		note_hash(vm, &vm->hash_at_run);
 	pthread_mutex_lock(&vm->lock);
 	vm->has_guest = true;
 	pthread_mutex_unlock(&vm->lock);
-	return vcpus_resume(vm, first_entry_ns);
+	err = vcpus_resume(vm, first_entry_ns);
+	if (!err && vm->opt.die_after_run_ms)
+		die_in(vm->opt.die_after_run_ms);
+	return err;
 }
 
 static int vm_save(void *arg, int fd, uint64_t *len)
@@ -161,7 +176,8 @@ static int die(const char *what, const char *object, int err)
 
 enum { OPT_NAME = 256, OPT_KERNEL, OPT_APPEND, OPT_INCOMING, OPT_RAM, OPT_VCPUS, OPT_DAEMON,
        OPT_STATS, OPT_DISK, OPT_STAY, OPT_PREALLOC, OPT_HUGETLB, OPT_TRACKER, OPT_QUIET,
-       OPT_STATE, OPT_DEVICE, OPT_SAVE, OPT_LOAD, OPT_UNTRACKED, OPT_HASH, OPT_HELP };
+       OPT_STATE, OPT_DEVICE, OPT_SAVE, OPT_LOAD, OPT_UNTRACKED, OPT_HASH, OPT_DIE,
+       OPT_HELP };
 
 static const struct option longs[] = {
 	{ "name", 1, NULL, OPT_NAME },	       { "kernel", 1, NULL, OPT_KERNEL },
@@ -174,6 +190,7 @@ static const struct option longs[] = {
 	{ "device-name", 1, NULL, OPT_DEVICE },
 	{ "device-state", 1, NULL, OPT_STATE },{ "save-cost", 1, NULL, OPT_SAVE },
 	{ "load-cost", 1, NULL, OPT_LOAD },    { "untracked", 1, NULL, OPT_UNTRACKED },
+	{ "die-after-run", 1, NULL, OPT_DIE },
 	{ "hash", 0, NULL, OPT_HASH },	       { "help", 0, NULL, OPT_HELP },
 	{ NULL, 0, NULL, 0 },
 };
@@ -202,6 +219,7 @@ static int take_option(struct options *o, int c)
 	case OPT_SAVE: o->save_cost_ms = (unsigned int)atoi(optarg); return 0;
 	case OPT_LOAD: o->load_cost_ms = (unsigned int)atoi(optarg); return 0;
 	case OPT_UNTRACKED: o->untracked = optarg; return 0;
+	case OPT_DIE: o->die_after_run_ms = (unsigned int)atoi(optarg); return 0;
 	case OPT_HASH: o->hash = true; return 0;
 	default: return -EINVAL;
 	}

@@ -28,7 +28,7 @@ struct options {
 	uint32_t ring;
 	bool incoming, stay, prealloc, hugetlb, hash, quiet;
 	uint64_t device_state;
-	unsigned int save_cost_ms, load_cost_ms;
+	unsigned int save_cost_ms, load_cost_ms, die_after_run_ms;
 	const char *device_name;
 	const char *untracked;
 };

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef INCOMING_PRIVATE_H
+#define INCOMING_PRIVATE_H
+/*
+ * What incoming.c (its life), plan.c (its beginning) and arrival.c (what happens while the guest
+ * stands still) share; nobody else includes it.
+ */
+#include "base/deadline.h"
+#include "base/error.h"
+#include "decide/switchover_dst.h"
+#include "incoming.h"
+
+struct incoming {
+	struct ferry *f;
+	struct incoming *next;
+	uint8_t id[16];
+	struct peer *peer;
+	struct vm *vm; /* NULL until the plan is accepted */
+	char name[64];
+	struct vm_watcher watcher;
+	struct place *place;
+	struct channel_receiver *channels[CHANNEL_MAX];
+	unsigned int nr_channels;
+	struct loop_event received;
+	struct loop_timer linger;
+	int state_fd;
+	uint64_t state_size;
+	uint64_t state_len;
+	uint32_t attempt;	/* of the last WIRE_STATE */
+	uint32_t taken_attempt; /* the last one passed on as DEV_RECEIVED */
+	uint32_t placed_round;	/* the last one told as WIRE_PLACED */
+	uint64_t load_asked_ns, load_ns;
+	uint64_t device_ns[WIRE_MAX_DEVICES];
+	uint64_t first_entry_ns;
+	int probe_slot;
+	struct loop_timer entry_patience; /* the probe has not seen the first entry yet */
+	uint64_t ran_ns;
+	bool owes_running; /* it runs here, and the source has not been told */
+	bool is_over, is_wound_up, is_urgent;
+	enum dst_state state;
+	char error[WIRE_TEXT_LEN];
+};
+
+/* incoming.c */
+void incoming_step(struct incoming *in, enum dst_event event);
+void __attribute__((format(printf, 2, 3))) incoming_blame(struct incoming *in, const char *fmt, ...);
+void incoming_watch_vm(struct incoming *in);
+
+/* plan.c */
+void plan_take(struct incoming *in, const void *body, uint32_t len);
+void plan_take_ahead(struct incoming *in, const uint8_t *body, uint32_t len);
+
+/* arrival.c: actions of the destination's machine, and what their answers bring */
+void arrival_prepare(struct incoming *in);
+void arrival_take_state(struct incoming *in, const void *body, uint32_t len);
+void arrival_look_for_received(struct incoming *in);
+void arrival_load(struct incoming *in);
+void arrival_tell_ready(struct incoming *in);
+void arrival_take_abort(struct incoming *in, const void *body, uint32_t len);
+void arrival_run_guest(struct incoming *in);
+void arrival_started(struct incoming *in);
+void arrival_tell_running(struct incoming *in);
+void arrival_look_for_entry(void *owner);
+
+#endif

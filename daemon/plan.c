@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The beginning of an incoming migration: does what the source plans fit what waits here, and
+ * is there room for it? The twin of setup.c.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "incoming_private.h"
+#include "pages/warm.h"
+
+#define MAX_STATE (1ULL << 32)
+
+static const char *find_vm(struct incoming *in, const struct wire_plan *p,
+			   const struct wire_region *regions, char *text, size_t len)
+{
+	static const uint8_t none[16];
+	struct vm *vm = vm_find(&in->f->vms, in->name, true);
+
+	if (!vm) {
+		snprintf(text, len, "no VM named %s waits there; start one with --incoming", in->name);
+		return text;
+	}
+	if (vm->is_busy)
+		return "the VM that waits there is busy with another migration, or being cleaned; retry";
+	if (memcmp(vm->uuid, none, 16) && memcmp(vm->uuid, p->uuid, 16))
+		return "the VM that waits there has another UUID";
+	if (vm->nr_vcpus != p->nr_vcpus || vm->nr_regions != p->nr_regions) {
+		snprintf(text, len, "the VM that waits there has %u vCPUs and %u regions, the source %u and %u",
+			 vm->nr_vcpus, vm->nr_regions, p->nr_vcpus, p->nr_regions);
+		return text;
+	}
+	for (unsigned int i = 0; i < p->nr_regions; i++) {
+		const struct region *r = &vm->regions[i];
+
+		if (strncmp(r->name, regions[i].name, 63) || r->gpa != regions[i].gpa ||
+		    r->size != regions[i].size) {
+			snprintf(text, len, "region %s there is %llu MiB at 0x%llx, at the source %.32s: "
+				 "%llu MiB at 0x%llx", r->name, (unsigned long long)r->size >> 20,
+				 (unsigned long long)r->gpa, regions[i].name,
+				 (unsigned long long)regions[i].size >> 20,
+				 (unsigned long long)regions[i].gpa);
+			return text;
+		}
+	}
+	in->vm = vm_get(vm);
+	return NULL;
+}
+
+static int make_room(struct incoming *in, const struct wire_plan *p)
+{
+	in->nr_channels = p->nr_channels;
+	in->state_size = p->state_size;
+	in->state_fd = memfd_create("vmferry-state", MFD_CLOEXEC);
+	if (in->state_fd < 0 || ftruncate(in->state_fd, (off_t)in->state_size))
+		return -errno;
+	return place_open(in->vm->regions, in->vm->nr_regions, &in->place);
+}
+
+/** plan_take() - WIRE_PLAN: the first message of a migration */
+void plan_take(struct incoming *in, const void *body, uint32_t len)
+{
+	const struct wire_plan *p = body;
+	struct wire_plan_ok ok;
+	char text[WIRE_TEXT_LEN];
+	const char *why;
+	int err;
+
+	if (in->vm || len < sizeof(*p) || !p->nr_channels || p->nr_channels > CHANNEL_MAX ||
+	    !p->nr_regions || p->nr_regions > VMFERRY_MAX_REGIONS || p->state_size > MAX_STATE ||
+	    len != sizeof(*p) + p->nr_regions * sizeof(struct wire_region)) {
+		incoming_blame(in, "bad plan");
+		incoming_step(in, DEV_VMM_LOST);
+		return;
+	}
+	memcpy(in->name, p->name, sizeof(in->name) - 1);
+	why = find_vm(in, p, (const struct wire_region *)(p + 1), text, sizeof(text));
+	if (why) {
+		incoming_blame(in, "%s", why);
+		incoming_step(in, DEV_VMM_LOST);
+		return;
+	}
+	incoming_watch_vm(in);
+	warm_cease(in->vm->warm);
+	in->vm->is_fresh = false;
+	err = make_room(in, p);
+	if (err) {
+		incoming_blame(in, "no room there: %s", strerror(-err));
+		incoming_step(in, DEV_VMM_LOST);
+		return;
+	}
+	in->probe_slot = blackout_watch(in->f->blackouts, in->vm->peer_pid);
+	blackout_arm(in->f->blackouts, in->probe_slot);
+	ok = (struct wire_plan_ok){ .huge = place_huge_pages(in->place) };
+	peer_send(in->peer, WIRE_PLAN_OK, &ok, sizeof(ok));
+}
+
+/** plan_take_ahead() - WIRE_AHEAD: blocks that will have data, to be faulted in before it comes */
+void plan_take_ahead(struct incoming *in, const uint8_t *body, uint32_t len)
+{
+	struct wire_ahead a;
+	int err = -EBADMSG;
+
+	if (len >= sizeof(a)) {
+		memcpy(&a, body, sizeof(a));
+		if (a.nr_blocks <= (uint64_t)WIRE_MAX_BODY * 8 && (a.nr_blocks + 7) / 8 == len - sizeof(a))
+			err = place_ahead(in->place, a.region, body + sizeof(a), a.nr_blocks);
+	}
+	if (err) {
+		incoming_blame(in, "bad list of blocks to fault in");
+		incoming_step(in, DEV_VMM_LOST);
+	}
+}
