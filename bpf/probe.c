@@ -104,6 +104,8 @@ static void detach(struct probe *p)
 		bpf_link__destroy(p->links[i]);
 		p->links[i] = NULL;
 	}
+	bpf_link__destroy(p->runs);
+	p->runs = NULL;
 }
 
 void probe_close(struct probe *p)

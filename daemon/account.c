@@ -29,11 +29,6 @@
 #define RULE 3
 #define STALE_S 3600 /* hosts change: what was learned before may not be true any more */
 
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
-}
-
 /* host:port without the port; the path of a socket. */
 static void name_pair(struct migration *m, char *to, size_t len)
 {
@@ -298,16 +293,15 @@ void account_dropped(struct migration *m, const struct wire_ready *r)
 
 /**
  * account_may_try_again() - a try was called off, and all is known of it
- * Return: false: even with nothing left to send none would be expected to make the limit
+ * @best: what one would take with nothing left to send
+ * Return: false: not even that would be expected to make the limit, or there were enough tries
  */
-bool account_may_try_again(struct migration *m)
+bool account_may_try_again(struct migration *m, struct prediction *best)
 {
-	struct prediction p;
-
-	predictor_predict(&m->lesson, 0, m->vm->state_size, &p);
+	predictor_predict(&m->lesson, 0, m->vm->state_size, best);
 	if (m->report.tries >= m->params.max_tries)
 		return false;
-	if (p.whole.likely_ns <= account_budget_ns(m)) {
+	if (best->whole.likely_ns <= account_budget_ns(m)) {
 		m->predictor = m->lesson;
 		m->has_lesson = false;
 		return true;

@@ -72,7 +72,8 @@ static void set_priority(int level)
 
 static int start(struct ferry *f, const struct options *o, struct loop_source *signals)
 {
-	static char path[300], marks[300], learned[300];
+	static char learned[300];
+	char path[300], marks[300];
 	int err = make_dir(o->run_dir, 0700);
 
 	if (!err)

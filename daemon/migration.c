@@ -396,7 +396,6 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	m->next = f->outgoing;
 	f->outgoing = m;
 	m->probe_slot = -1;
-	predictor_init(&m->predictor);
 	rounds_init(m);
 	err = start(m);
 	if (err) {

@@ -94,7 +94,7 @@ void rounds_fini_timers(struct migration *m);
 int rounds_collect(struct migration *m);
 void rounds_send(struct migration *m);
 void rounds_throttle(struct migration *m, unsigned int percent);
-void rounds_begin_pings(struct migration *m);
+void rounds_ping(struct migration *m);
 void rounds_take_pong(struct migration *m, const struct wire_pong *p);
 extern const struct precopy_ops rounds_precopy_ops;
 
@@ -108,7 +108,7 @@ bool account_is_hopeless(const struct migration *m, enum predictor_part next);
 void account_moved(struct migration *m, const struct wire_running *r);
 void account_called_off(struct migration *m);
 void account_dropped(struct migration *m, const struct wire_ready *r);
-bool account_may_try_again(struct migration *m);
+bool account_may_try_again(struct migration *m, struct prediction *best);
 void account_read_brownout(struct migration *m);
 void account_end(struct migration *m);
 const char *account_words(const struct migration *m, const struct prediction *p, char *text, size_t len);

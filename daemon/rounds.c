@@ -155,15 +155,21 @@ static void predict(struct migration *m)
 	uint64_t rest = m->precopy.set.nr_set << 12;
 	struct expected stop;
 
+	predictor_guess_trip(&m->predictor, clock_trip_ns(&m->clock));
 	estimate_expect(&m->predictor.part[PART_STOP], 0, &stop);
 	rest += (uint64_t)((unsigned __int128)dirty_rate_bytes(m) * stop.mean_ns / NS_PER_S);
 	predictor_predict(&m->predictor, rest, m->vm->state_size, &m->report.predicted);
 }
 
+/* Guesses, and figures of old, decide nothing before a try: one teaches what is true. */
+static bool may_teach(const struct migration *m, const struct prediction *p)
+{
+	return !m->report.tries && (m->is_stale || (p->is_cold && p->measured_ns <= migration_limit_ns(m)));
+}
+
 /*
- * No better moment is in sight. Nothing but guesses speaks against this one, and no try has
- * been made: one teaches what is true; or it is likely to do, if not sure. Strict mode keeps
- * the limit meanwhile.
+ * No better moment is in sight. Nothing but guesses speaks against this one; or it is
+ * likely to do, if not sure. Strict mode keeps the limit meanwhile.
  */
 static bool is_worth_a_try(const struct migration *m)
 {
@@ -176,7 +182,7 @@ static bool is_worth_a_try(const struct migration *m)
 	if (!m->params.strict)
 		return p->data_ns <= limit;
 	if (p->is_cold || m->is_stale)
-		return !m->report.tries && p->data_ns < limit / 2 && (m->is_stale || p->measured_ns < limit);
+		return may_teach(m, p) && p->data_ns < limit / 2;
 	return p->whole.likely_ns <= account_budget_ns(m);
 }
 
@@ -186,13 +192,10 @@ static bool is_beyond_hope(struct migration *m)
 	struct prediction p;
 	char text[256];
 
-	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
 	if (!m->params.strict || m->is_after_try)
 		return false;
-	/* Guesses, and figures of old, end nothing before a try. */
-	if ((p.is_cold || m->is_stale) && !m->report.tries && (m->is_stale || p.measured_ns <= migration_limit_ns(m)))
-		return false;
-	if (p.whole.likely_ns <= account_budget_ns(m))
+	predictor_predict(&m->predictor, 0, m->vm->state_size, &p);
+	if (may_teach(m, &p) || p.whole.likely_ns <= account_budget_ns(m))
 		return false;
 	migration_blame(m, "%s: it %s; raise --downtime-limit",
 			m->report.tries ? "no further switchover was begun" : "no switchover was begun",
@@ -277,7 +280,8 @@ static void next_round(struct migration *m)
 		rounds_send(m);
 }
 
-static void ping(struct migration *m)
+/** rounds_ping() - the first ones are sent one after the other, then one a round */
+void rounds_ping(struct migration *m)
 {
 	struct wire_ping p = { .sent_ns = now_ns() };
 
@@ -291,13 +295,7 @@ void rounds_take_pong(struct migration *m, const struct wire_pong *p)
 {
 	clock_learn(&m->clock, p->sent_ns, p->got_ns, p->answered_ns, now_ns());
 	if (m->pings < FIRST_PINGS)
-		ping(m);
-}
-
-/** rounds_begin_pings() - the first ones, one after the other; then one a round */
-void rounds_begin_pings(struct migration *m)
-{
-	ping(m);
+		rounds_ping(m);
 }
 
 static void arm_progress(struct migration *m)
@@ -336,7 +334,7 @@ static void on_harvested(void *arg, int status, const void *body, uint32_t len)
 	note_progress(m);
 	blackout_is_near(m->f->blackouts, m->probe_slot, m->state != SRC_PRECOPY, m->vm->nr_vcpus);
 	if (m->pings >= FIRST_PINGS)
-		ping(m);
+		rounds_ping(m);
 	if (m->state <= SRC_PREPARED)
 		next_round(m);
 }

@@ -116,7 +116,7 @@ static void on_logging(void *arg, int status, const void *body, uint32_t len)
 		return;
 	}
 	account_begin(m);
-	rounds_begin_pings(m);
+	rounds_ping(m);
 	if (m->state != SRC_PRECOPY)
 		return; /* the connection is gone already */
 	migration_set_status(m, MIGRATION_ACTIVE);

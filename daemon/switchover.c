@@ -280,9 +280,8 @@ bool switchover_may_go_on(struct migration *m)
 	if (!m->is_after_try || m->dropped < m->attempt)
 		return true;
 	m->is_after_try = false;
-	if (account_may_try_again(m))
+	if (account_may_try_again(m, &p))
 		return true;
-	predictor_predict(&m->lesson, 0, m->vm->state_size, &p);
 	migration_blame(m, "called off %u of %u tries to keep the limit: %s; raise --downtime-limit", m->report.tries,
 			m->report.tries, account_words(m, &p, text, sizeof(text)));
 	migration_step(m, EV_CANCEL);

@@ -264,7 +264,7 @@ static const struct option longs[] = {
 	{ "no-strict", 0, NULL, 'N' },	 { "channels", 1, NULL, 'c' },	  { "max-bandwidth", 1, NULL, 'b' },
 	{ "compress", 1, NULL, 'z' },	 { "throttle", 0, NULL, 't' },	  { "timeout", 1, NULL, 'o' },
 	{ "run-here", 0, NULL, 'r' },	 { "gone", 0, NULL, 'g' },	  { "pid", 1, NULL, 'p' },
-	{ "html", 1, NULL, 'H' },	 { "rest", 0, NULL, 'Z' },
+	{ "html", 1, NULL, 'H' },	 { "test-rest", 0, NULL, 'Z' },
 	{ "last", 1, NULL, 'L' },	 { "switchover-ratio", 1, NULL, 'R' },
 	{ "downtime-initial", 1, NULL, 'I' }, { "downtime-steps", 1, NULL, 'T' },
 	{ "progress-timeout", 1, NULL, 'P' }, { "timeout-action", 1, NULL, 'A' }, { "max-tries", 1, NULL, 'M' },

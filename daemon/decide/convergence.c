@@ -62,7 +62,6 @@ enum converge_advice convergence_round(struct convergence *c, const struct conve
 	bool shrinks = now->upper_ns < c->best - c->best / 10;
 	bool is_near = now->upper_ns <= c->best || now->upper_ns - c->best <= c->best / NEAR;
 
-	c->round++;
 	raise_bound(c);
 	if (shrinks)
 		c->best = now->upper_ns;

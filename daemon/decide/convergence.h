@@ -36,12 +36,12 @@ struct convergence_round {
  * struct convergence - rounds so far
  * @step: how far the bound has risen; @bound_ns: what a switchover may take now
  * @best: least expected blackout seen since the last progress, ns
- * @stalled: rounds since then; @round: all
+ * @stalled: rounds since then
  * @throttle: percent now
  */
 struct convergence {
 	struct convergence_config cfg;
-	unsigned int step, round;
+	unsigned int step;
 	uint64_t bound_ns;
 	uint64_t best;
 	unsigned int stalled;

@@ -31,6 +31,12 @@ struct expected {
 	uint64_t mean_ns, likely_ns, upper_ns;
 };
 
+/* a - b, but never below zero */
+static inline uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
 void estimate_init(struct estimate *e, uint64_t guess_ns);
 void estimate_learn(struct estimate *e, uint64_t size, uint64_t ns);
 uint64_t estimate_worst(const struct estimate *e);

@@ -59,6 +59,28 @@ void predictor_add_device(struct predictor *p, const char *name, const char *kin
 	estimate_init(&d->load, guess);
 }
 
+/** predictor_guess_trip() - a round trip as measured, for parts that hold one and were never measured themselves */
+void predictor_guess_trip(struct predictor *p, uint64_t trip_ns)
+{
+	p->part[PART_TRIP].guess_ns = first_guess_ns[PART_TRIP] + trip_ns;
+	p->part[PART_START].guess_ns = first_guess_ns[PART_START] + trip_ns / 2;
+}
+
+static uint64_t low_quartile(const uint64_t *of, uint32_t n)
+{
+	uint64_t v[PREDICTOR_ROUNDS];
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t k = i;
+
+		for (; k && v[k - 1] > of[i]; k--)
+			v[k] = v[k - 1];
+		v[k] = of[i];
+	}
+	return v[n / 4];
+}
+
+/** predictor_learn_goodput() - a round sent @bytes in @ns */
 void predictor_learn_goodput(struct predictor *p, uint64_t bytes, uint64_t ns)
 {
 	if (bytes < MIN_LEARN_BYTES || !ns)
@@ -67,21 +89,13 @@ void predictor_learn_goodput(struct predictor *p, uint64_t bytes, uint64_t ns)
 	p->at_goodput = (p->at_goodput + 1) % PREDICTOR_ROUNDS;
 	if (p->nr_goodput < PREDICTOR_ROUNDS)
 		p->nr_goodput++;
+	p->low = low_quartile(p->goodput, p->nr_goodput); /* now, for it is asked for in blackouts */
 }
 
 /** predictor_goodput() - the low quartile of recent rounds, bytes a second; 0: none was measured */
 uint64_t predictor_goodput(const struct predictor *p)
 {
-	uint64_t v[PREDICTOR_ROUNDS];
-
-	for (uint32_t i = 0; i < p->nr_goodput; i++) {
-		uint32_t k = i;
-
-		for (; k && v[k - 1] > p->goodput[i]; k--)
-			v[k] = v[k - 1];
-		v[k] = p->goodput[i];
-	}
-	return p->nr_goodput ? v[p->nr_goodput / 4] : 0;
+	return p->low;
 }
 
 /** predictor_bytes_ns() - what @bytes take over the channels */
@@ -110,11 +124,6 @@ static void add(struct expected *to, const struct expected *e)
 	to->mean_ns += e->mean_ns;
 	to->likely_ns += e->likely_ns;
 	to->upper_ns += e->upper_ns;
-}
-
-static uint64_t less(uint64_t a, uint64_t b)
-{
-	return a > b ? a - b : 0;
 }
 
 /* As far as such sizes were sent before, as those were; beyond, by goodput. */
@@ -180,7 +189,7 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 	uint64_t guessed = 0;
 
 	*to = (struct prediction){ .rest_bytes = rest_bytes, .state_bytes = state_bytes,
-				   .goodput = predictor_goodput(p), .data_ns = pages_ns + state_ns };
+				   .data_ns = pages_ns + state_ns };
 	for (int i = 0; i < PART_NR; i++) {
 		estimate_expect(&p->part[i], 0, &to->part[i]);
 		to->is_cold |= !p->part[i].nr;

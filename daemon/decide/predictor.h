@@ -40,12 +40,12 @@ struct predictor_device {
  *	without the devices'
  * @resume: RESUME asked to first entry at the source: not a part, but kept in reserve
  * @total: whole blackouts, in thousandths of what was expected of them
- * @goodput: bytes a second over all channels, of the last rounds, a ring
+ * @goodput: bytes a second over all channels, of the last rounds, a ring; @low: their low quartile
  */
 struct predictor {
 	struct estimate part[PART_NR];
 	struct estimate resume, total;
-	uint64_t goodput[PREDICTOR_ROUNDS];
+	uint64_t goodput[PREDICTOR_ROUNDS], low;
 	uint32_t nr_goodput, at_goodput;
 	struct predictor_device device[PREDICTOR_DEVICES];
 	unsigned int nr_devices;
@@ -64,7 +64,7 @@ struct prediction {
 	struct expected part[PART_NR];
 	struct expected whole;
 	uint64_t sum_ns, measured_ns, data_ns;
-	uint64_t rest_bytes, state_bytes, goodput;
+	uint64_t rest_bytes, state_bytes;
 	int device;
 	uint64_t device_ns;
 	bool is_cold;
@@ -72,6 +72,7 @@ struct prediction {
 
 void predictor_init(struct predictor *p);
 void predictor_add_device(struct predictor *p, const char *name, const char *kind, uint64_t size);
+void predictor_guess_trip(struct predictor *p, uint64_t trip_ns);
 void predictor_learn_goodput(struct predictor *p, uint64_t bytes, uint64_t ns);
 uint64_t predictor_goodput(const struct predictor *p);
 uint64_t predictor_bytes_ns(const struct predictor *p, uint64_t bytes);

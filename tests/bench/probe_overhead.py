@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the blackout probe costs the guest: its throughput with the probe attached and without, in turns of one
 second, for a guest that writes flat out and one that leaves the guest 50,000 times a second. Attached as during the
-rounds of a migration ("--rest"), and as near a blackout, and for "vmferry watch", where on kernels without guest
+rounds of a migration ("--test-rest"), and as near a blackout, and for "vmferry watch", where on kernels without guest
 entries all system calls are seen.
 
   tests/bench/probe_overhead.py [TURNS]"""
@@ -44,7 +44,7 @@ result = {}
 print(f"{'guest':28} {'probe':>8} {'without':>12} {'with':>12} {'share lost':>11}")
 for name, append, what in (('writes flat out', 'v0=seq:0:64 verify=0', 'written'),
                            ('exits 50,000 times a second', 'v0=spin verify=0 hb_us=20', 'beats')):
-    for mode, options in (('rounds', ['--rest']), ('blackout', [])):
+    for mode, options in (('rounds', ['--test-rest']), ('blackout', [])):
         a, b, ratio = measure(append, what, *options)
         result[f'{name}, {mode}'] = round(1 - ratio, 4)
         print(f'{name:28} {mode:>8} {a:12.0f} {b:12.0f} {(1 - ratio) * 100:10.2f}%')

@@ -357,8 +357,18 @@ static void be_urgent(bool urgent)
 /* Long work: whoever waits for it, it must not keep a vCPU from running. */
 static bool is_long(uint32_t type)
 {
-	return type == VMFERRY_MSG_SAVE || type == VMFERRY_MSG_LOAD || type == VMFERRY_MSG_START_LOG || type == VMFERRY_MSG_STOP_LOG || type == VMFERRY_MSG_HARVEST ||
-	       type == VMFERRY_MSG_DISCARD || type == VMFERRY_MSG_RELEASE;
+	switch (type) {
+	case VMFERRY_MSG_START_LOG:
+	case VMFERRY_MSG_STOP_LOG:
+	case VMFERRY_MSG_HARVEST:
+	case VMFERRY_MSG_SAVE:
+	case VMFERRY_MSG_LOAD:
+	case VMFERRY_MSG_DISCARD:
+	case VMFERRY_MSG_RELEASE:
+		return true;
+	default:
+		return false;
+	}
 }
 
 static int serve_one(struct vmferry *v)
@@ -379,6 +389,8 @@ static int serve_one(struct vmferry *v)
 	if (is_long(msg.type))
 		be_urgent(false);
 	err = carry_out(v, &msg, body, fd, &ans, &ans_len);
+	if (is_long(msg.type))
+		be_urgent(true);
 	reply = (struct vmferry_msg){
 		.type = msg.type | VMFERRY_MSG_REPLY,
 		.len = err ? 0 : ans_len,
@@ -395,7 +407,6 @@ static int serve_one(struct vmferry *v)
 		err = -ECONNRESET; /* register again, as what we are now */
 	}
 out:
-	be_urgent(true);
 	if (fd >= 0)
 		close(fd);
 	return err;
