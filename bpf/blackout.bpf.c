@@ -5,8 +5,8 @@
  * Theory of operation
  *
  *   kvm_exit ............ last guest exit          kvm_entry ... guest entry, ends the gap
- *   kvm_userspace_exit .. KVM_RUN returns          sys_enter ... ioctl(KVM_RUN), where there
- *   kvm_vcpu_wakeup ..... a halt is over                         is no kvm_entry
+ *   kvm_userspace_exit .. KVM_RUN returns          kvm_fpu ..... KVM_RUN is about to enter,
+ *   kvm_vcpu_wakeup ..... a halt is over                         where there is no kvm_entry
  *   kvm_page_fault, kvm_dirty_ring_push .......... what dirty tracking costs the vCPU
  *
  * All of them run on the vCPU's own thread, so a record has one writer. User space reads
@@ -29,8 +29,6 @@
 
 #include "blackout.h"
 
-#define NR_IOCTL 16
-#define KVM_RUN 0xae80
 #define EXIT_DIRTY_RING_FULL 31
 
 struct kvm_vcpu {
@@ -38,7 +36,7 @@ struct kvm_vcpu {
 } __attribute__((preserve_access_index));
 
 struct pt_regs {
-	unsigned long di, si;
+	unsigned long di;
 } __attribute__((preserve_access_index));
 
 struct file {
@@ -213,7 +211,7 @@ int on_return(struct raw_args *ctx)
 		return 0;
 	v->return_ns = bpf_ktime_get_ns();
 	v->has_returned = 1;
-	v->in_full = 0; /* if nobody saw KVM_RUN being called, nobody knows how long it was */
+	v->in_full = 0;
 	if ((__u32)ctx->arg[0] == EXIT_DIRTY_RING_FULL && !(int)ctx->arg[1]) {
 		v->in_full = 1;
 		v->fulls++;
@@ -221,31 +219,32 @@ int on_return(struct raw_args *ctx)
 	return 0;
 }
 
-/* The vCPU behind an fd of this process. */
-static struct kvm_vcpu *vcpu_of_fd(__u32 fd)
+/* The vCPU behind the fd of the ioctl that this thread is in. */
+static const struct kvm_vcpu *running_vcpu(void)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task_btf();
+	const struct pt_regs *regs = (const struct pt_regs *)bpf_task_pt_regs(task);
 	struct file **table = BPF_CORE_READ(task, files, fdt, fd), *file = NULL;
 
-	bpf_probe_read_kernel(&file, sizeof(file), table + fd);
+	bpf_probe_read_kernel(&file, sizeof(file), table + (__u32)BPF_CORE_READ(regs, di));
 	return BPF_CORE_READ(file, private_data);
 }
 
-SEC("raw_tp/sys_enter")
-int on_syscall(struct raw_args *ctx)
+/* KVM_RUN takes the guest's FPU registers, microseconds before it enters: on every kernel, whatever enters it. */
+SEC("raw_tp/kvm_fpu")
+int on_run(struct raw_args *ctx)
 {
-	struct pt_regs *regs = (void *)ctx->arg[0];
 	struct blackout_vcpu *v;
 	__u64 now;
 
-	if (ctx->arg[1] != NR_IOCTL || (__u32)BPF_CORE_READ(regs, si) != KVM_RUN)
+	if (!(__u32)ctx->arg[0]) /* puts them back */
 		return 0;
 	v = current_vcpu();
 	if (!v) {
 		__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 
 		if (bpf_map_lookup_elem(&targets, &tgid))
-			v = meet(vcpu_of_fd((__u32)BPF_CORE_READ(regs, di)));
+			v = meet(running_vcpu());
 	}
 	if (!v)
 		return 0;

@@ -12,7 +12,7 @@
 /**
  * struct blackout_vcpu - one vCPU, written by its own thread only, read without a lock
  * @exit_ns, @entry_ns: last guest exit and entry (kvm_exit, kvm_entry)
- * @return_ns, @run_ns: KVM_RUN returned last (kvm_userspace_exit), was called last
+ * @return_ns, @run_ns: KVM_RUN returned last (kvm_userspace_exit), was about to enter last (kvm_fpu)
  * @blocked_ns: it last came out of a halt
  * @first_entry_ns, @first_run_ns: the first since the slot's epoch changed
  * @entries: guest entries seen; 0 where this kernel shows none

@@ -7,10 +7,6 @@
  * is watched: nobody else pays for them. Records are read where the programs write them;
  * each has one writer, its fields are read one by one and may be of different moments
  * unless the vCPU stands still.
- *
- * The system call's program is only for kernels that show no guest entries, and makes every
- * system call of the host dearer: it is attached until a process's vCPUs are known, and
- * again when a blackout is near. Once an entry was seen anywhere it is done without for good.
  */
 #include "probe.h"
 
@@ -25,7 +21,7 @@
 
 #include "blackout.skel.h"
 
-#define NR_PROGS 6
+#define NR_PROGS 7
 
 struct probe {
 	struct blackout_bpf *skel;
@@ -33,10 +29,8 @@ struct probe {
 	struct bpf_link *links[NR_PROGS];
 	int pid[BLACKOUT_SLOTS]; /* 0: free */
 	unsigned int users[BLACKOUT_SLOTS];
-	bool wants_runs[BLACKOUT_SLOTS];
-	struct bpf_link *runs;
 	unsigned int watched;
-	bool entries_fire;
+	bool entries_fire; /* somewhere on this host they were seen */
 	probe_gap_fn gap;
 	void *gap_arg;
 	int64_t clock_shift_ns; /* our clock less the host's: a time namespace */
@@ -104,8 +98,6 @@ static void detach(struct probe *p)
 		bpf_link__destroy(p->links[i]);
 		p->links[i] = NULL;
 	}
-	bpf_link__destroy(p->runs);
-	p->runs = NULL;
 }
 
 void probe_close(struct probe *p)
@@ -124,6 +116,7 @@ static int attach(struct probe *p)
 	struct bpf_program *const progs[NR_PROGS] = {
 		p->skel->progs.on_return, p->skel->progs.on_entry, p->skel->progs.on_exit,
 		p->skel->progs.on_wakeup, p->skel->progs.on_fault, p->skel->progs.on_push,
+		p->skel->progs.on_run,
 	};
 
 	for (int i = 0; i < NR_PROGS; i++) {
@@ -134,21 +127,6 @@ static int attach(struct probe *p)
 			return -errno;
 	}
 	return 0;
-}
-
-static void time_runs(struct probe *p)
-{
-	bool wanted = false;
-
-	for (int i = 0; i < BLACKOUT_SLOTS; i++)
-		wanted |= p->pid[i] && p->wants_runs[i];
-	wanted &= !p->entries_fire;
-	if (wanted && !p->runs)
-		p->runs = bpf_program__attach(p->skel->progs.on_syscall);
-	if (!wanted && p->runs) {
-		bpf_link__destroy(p->runs);
-		p->runs = NULL;
-	}
 }
 
 static struct blackout_vcpu *record(const struct probe *p, int slot, unsigned int index)
@@ -185,7 +163,6 @@ int probe_watch(struct probe *p, int pid)
 	}
 	p->pid[slot] = pid;
 	p->users[slot] = 1;
-	probe_want_runs(p, slot, true);
 	p->watched++;
 	return slot;
 }
@@ -197,7 +174,7 @@ void probe_unwatch(struct probe *p, int slot)
 
 	if (!p || slot < 0 || !p->pid[slot] || --p->users[slot])
 		return;
-	probe_want_runs(p, slot, false);
+	p->entries_fire |= probe_sees_entries(p, slot);
 	key = (uint32_t)p->pid[slot];
 	bpf_map_delete_elem(bpf_map__fd(p->skel->maps.targets), &key);
 	for (unsigned int i = 0; i < BLACKOUT_VCPUS; i++) {
@@ -208,16 +185,6 @@ void probe_unwatch(struct probe *p, int slot)
 	p->pid[slot] = 0;
 	if (!--p->watched)
 		detach(p);
-}
-
-/** probe_want_runs() - time calls of KVM_RUN, where there are no entries to time; costs every system call something */
-void probe_want_runs(struct probe *p, int slot, bool want)
-{
-	if (!p || slot < 0)
-		return;
-	p->entries_fire |= probe_sees_entries(p, slot);
-	p->wants_runs[slot] = want;
-	time_runs(p);
 }
 
 /** probe_arm() - all vCPUs stand still: the next entry of each is its first */

@@ -17,7 +17,6 @@ int probe_open(struct probe **out, char *why, size_t len);
 void probe_close(struct probe *p);
 int probe_watch(struct probe *p, int pid);
 void probe_unwatch(struct probe *p, int slot);
-void probe_want_runs(struct probe *p, int slot, bool want);
 void probe_arm(struct probe *p, int slot);
 unsigned int probe_nr_vcpus(const struct probe *p, int slot);
 void probe_vcpu(const struct probe *p, int slot, unsigned int index, struct blackout_vcpu *to);

@@ -267,10 +267,8 @@ static void tell(struct migration *m, enum wire_type type)
 /* Each action in the order of its bit: what matters most for the guest comes first. */
 static void carry_out(struct migration *m, unsigned int actions)
 {
-	if (actions & ACT_JOURNAL_BEGIN) {
-		blackout_is_near(m->f->blackouts, m->probe_slot, true, m->vm->nr_vcpus);
+	if (actions & ACT_JOURNAL_BEGIN)
 		switchover_begin_journal(m);
-	}
 	if (actions & ACT_PREPARE_PEER && m->peer && peer_send(m->peer, WIRE_PREPARE, NULL, 0))
 		migration_step(m, EV_PEER_LOST);
 	if (actions & ACT_STOP_VCPUS)

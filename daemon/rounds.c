@@ -332,7 +332,6 @@ static void on_harvested(void *arg, int status, const void *body, uint32_t len)
 	if (rounds_collect(m))
 		return;
 	note_progress(m);
-	blackout_is_near(m->f->blackouts, m->probe_slot, m->state != SRC_PRECOPY, m->vm->nr_vcpus);
 	if (m->pings >= FIRST_PINGS)
 		rounds_ping(m);
 	if (m->state <= SRC_PREPARED)

@@ -87,7 +87,7 @@ static void print_brownout(struct watched *w)
 }
 
 /** watch_stalls() - tell of each stall of @min_ms or more of process @pid's guest; Return: exit code */
-int watch_stalls(int pid, double min_ms, double seconds, int as_json, int rest)
+int watch_stalls(int pid, double min_ms, double seconds, int as_json)
 {
 	struct sigaction sa = { .sa_handler = on_interrupt };
 	struct watched w = { .pid = pid, .min_ns = (uint64_t)(min_ms * 1e6), .as_json = as_json };
@@ -112,8 +112,6 @@ int watch_stalls(int pid, double min_ms, double seconds, int as_json, int rest)
 		struct pollfd pfd = { .fd = probe_gaps_fd(w.probe), .events = POLLIN };
 
 		poll(&pfd, 1, 100);
-		if (rest) /* test instrument: what a migration attaches during its rounds */
-			probe_want_runs(w.probe, w.slot, !probe_nr_vcpus(w.probe, w.slot));
 		probe_take_gaps(w.probe);
 	}
 	if (!as_json) {

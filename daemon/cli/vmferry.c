@@ -18,7 +18,7 @@ struct cli {
 	int run_here; /* resolve: 1 here, 0 gone, -1 not said */
 	const char *html; /* report: where to */
 	json_int_t last; /* blackouts: that many; -1: as many as the daemon likes */
-	int pid, rest; /* watch: whose guest; a test instrument, see stalls.c */
+	int pid; /* watch: whose guest */
 	double min_ms, seconds; /* watch: tell of stalls from there; stop after that long, 0: never */
 };
 
@@ -243,7 +243,7 @@ static int do_watch(struct client *c, struct cli *o, char **args)
 		fprintf(stderr, "vmferry: watch needs --pid, the process of a VMM\n");
 		return EXIT_BAD_USAGE;
 	}
-	return watch_stalls(o->pid, o->min_ms, o->seconds, o->as_json, o->rest);
+	return watch_stalls(o->pid, o->min_ms, o->seconds, o->as_json);
 }
 
 static const struct verb {
@@ -264,7 +264,7 @@ static const struct option longs[] = {
 	{ "no-strict", 0, NULL, 'N' },	 { "channels", 1, NULL, 'c' },	  { "max-bandwidth", 1, NULL, 'b' },
 	{ "compress", 1, NULL, 'z' },	 { "throttle", 0, NULL, 't' },	  { "timeout", 1, NULL, 'o' },
 	{ "run-here", 0, NULL, 'r' },	 { "gone", 0, NULL, 'g' },	  { "pid", 1, NULL, 'p' },
-	{ "html", 1, NULL, 'H' },	 { "test-rest", 0, NULL, 'Z' },
+	{ "html", 1, NULL, 'H' },
 	{ "last", 1, NULL, 'L' },	 { "switchover-ratio", 1, NULL, 'R' },
 	{ "downtime-initial", 1, NULL, 'I' }, { "downtime-steps", 1, NULL, 'T' },
 	{ "progress-timeout", 1, NULL, 'P' }, { "timeout-action", 1, NULL, 'A' }, { "max-tries", 1, NULL, 'M' },
@@ -325,7 +325,6 @@ static int take_option(struct cli *o, int c)
 	case 'c': return set_number(o, "multifd-channels", optarg);
 	case 'b': return set_number(o, "max-bandwidth", optarg);
 	case 'o': return set_number(o, "timeout", optarg);
-	case 'Z': o->rest = 1; return 0;
 	case 'H': o->html = optarg; return 0;
 	case 'L': return (o->last = parse_number(optarg)) < 0 ? -EINVAL : 0;
 	case 'R': return set_number(o, "switchover-ratio", optarg);

@@ -191,13 +191,6 @@ void blackout_unwatch(struct blackouts *b, int slot)
 		probe_unwatch(b->probe, slot);
 }
 
-/** blackout_is_near() - else the probe rests, as far as it can once it has met all @nr_vcpus */
-void blackout_is_near(struct blackouts *b, int slot, bool is_near, unsigned int nr_vcpus)
-{
-	if (slot >= 0)
-		probe_want_runs(b->probe, slot, is_near || probe_nr_vcpus(b->probe, slot) < nr_vcpus);
-}
-
 /** blackout_arm() - all vCPUs stand still: the next entry is the first */
 void blackout_arm(struct blackouts *b, int slot)
 {

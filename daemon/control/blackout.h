@@ -55,7 +55,6 @@ const char *blackouts_why(const struct blackouts *b);
 
 int blackout_watch(struct blackouts *b, int pid);
 void blackout_unwatch(struct blackouts *b, int slot);
-void blackout_is_near(struct blackouts *b, int slot, bool is_near, unsigned int nr_vcpus);
 void blackout_arm(struct blackouts *b, int slot);
 uint64_t blackout_last_exit_ns(const struct blackouts *b, int slot);
 uint64_t blackout_first_entry_ns(const struct blackouts *b, int slot);

@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the blackout probe costs the guest: its throughput with the probe attached and without, in turns of one
-second, for a guest that writes flat out and one that leaves the guest 50,000 times a second. Attached as during the
-rounds of a migration ("--test-rest"), and as near a blackout, and for "vmferry watch", where on kernels without guest
-entries all system calls are seen.
+second, for a guest that writes flat out and one that leaves the guest 50,000 times a second.
 
   tests/bench/probe_overhead.py [TURNS]"""
 import json, os, statistics, subprocess, sys, time
@@ -21,7 +19,7 @@ def rate(guest, what, seconds):
     return (b - a) / (time.monotonic() - t)
 
 
-def measure(append, what, *options):
+def measure(append, what):
     """medians of the rate without and with, and of the ratios of neighbouring turns"""
     without, with_probe = [], []
     with Scene() as s:
@@ -29,7 +27,7 @@ def measure(append, what, *options):
         guest.wait_filled()
         for _ in range(TURNS):
             without.append(rate(guest, what, SECONDS))
-            p = subprocess.Popen([os.path.join(OUT, 'bin', 'vmferry'), 'watch', '--pid', str(guest.proc.pid), '--min', '100', *options],
+            p = subprocess.Popen([os.path.join(OUT, 'bin', 'vmferry'), 'watch', '--pid', str(guest.proc.pid), '--min', '100'],
                                  stdout=subprocess.DEVNULL)
             time.sleep(.3)
             with_probe.append(rate(guest, what, SECONDS))
@@ -41,11 +39,10 @@ def measure(append, what, *options):
 
 
 result = {}
-print(f"{'guest':28} {'probe':>8} {'without':>12} {'with':>12} {'share lost':>11}")
+print(f"{'guest':28} {'without':>12} {'with':>12} {'share lost':>11}")
 for name, append, what in (('writes flat out', 'v0=seq:0:64 verify=0', 'written'),
                            ('exits 50,000 times a second', 'v0=spin verify=0 hb_us=20', 'beats')):
-    for mode, options in (('rounds', ['--test-rest']), ('blackout', [])):
-        a, b, ratio = measure(append, what, *options)
-        result[f'{name}, {mode}'] = round(1 - ratio, 4)
-        print(f'{name:28} {mode:>8} {a:12.0f} {b:12.0f} {(1 - ratio) * 100:10.2f}%')
+    a, b, ratio = measure(append, what)
+    result[name] = round(1 - ratio, 4)
+    print(f'{name:28} {a:12.0f} {b:12.0f} {(1 - ratio) * 100:10.2f}%')
 print(json.dumps({'bench': 'probe_overhead', **result}))

@@ -15,6 +15,7 @@ TIMES = int(os.environ.get('VMFERRY_TIMES', '10'))
 def by(got, daemon):
     why = daemon.ask('query-blackouts')['probe']
     expect((got['timed-by'] == 'vmm') == bool(why), f"timed by {got['timed-by']}, the probe: {why or 'loaded'}")
+    expect(not why or 'CAP_BPF' in why or not os.path.exists('/sys/kernel/btf/vmlinux'), f'no probe: {why}')
     return got['timed-by']
 
 
