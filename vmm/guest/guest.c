@@ -323,39 +323,43 @@ static void disk_turn(struct vcpu *v)
 /* ---- the loop ---- */
 
 #define LONG_GAP (conf.tsc_khz / 20) /* 50 us */
-#define ASK_TURNS 4
+#define ASK_TURNS 3
+
+/*
+ * A gap long enough to matter: did the VMM start us anew, or were we just slow? Standing still
+ * is one gap: of those found, and of those that come while we ask, the longest holds it.
+ * Return: from where on the next gap counts
+ */
+static uint64_t account_gap(struct vcpu *v, uint64_t gap)
+{
+	uint64_t inc, asked, now;
+	int turns = 0;
+
+	do {
+		asked = rdtsc();
+		inc = inl(GUEST_PORT_INCARNATION);
+		now = rdtsc();
+		if (now - asked > gap)
+			gap = now - asked;
+	} while (now - asked > LONG_GAP && ++turns < ASK_TURNS);
+	if (inc != v->incarnation) {
+		v->incarnation = inc;
+		v->stats->blackouts++;
+		v->stats->blackout_last = gap;
+		v->stats->history[v->stats->blackouts % GUEST_HISTORY] = gap;
+		if (gap > v->stats->blackout_max)
+			v->stats->blackout_max = gap;
+	} else if (gap > v->stats->gap_max) {
+		v->stats->gap_max = gap;
+	}
+	/* The last answer may be from before a gap that came with it: it is asked for again. */
+	return turns < ASK_TURNS ? now : asked;
+}
 
 static void beat(struct vcpu *v, uint64_t now)
 {
-	uint64_t gap = now - v->last;
-
-	/* A gap long enough to matter: did the VMM start us anew, or were we just slow? */
-	if (gap > LONG_GAP) {
-		uint64_t inc, asked;
-		int turns = 0;
-
-		/*
-		 * What comes while we ask belongs to it: then we ask again. Where
-		 * asking always takes that long, all of it is counted, never too little.
-		 */
-		do {
-			asked = rdtsc();
-			inc = inl(GUEST_PORT_INCARNATION);
-			now = rdtsc();
-		} while (now - asked > LONG_GAP && ++turns < ASK_TURNS);
-		gap = (turns < ASK_TURNS ? asked : now) - v->last;
-		if (inc != v->incarnation) {
-			v->incarnation = inc;
-			v->stats->blackouts++;
-			v->stats->blackout_last = gap;
-			v->stats->history[v->stats->blackouts % GUEST_HISTORY] = gap;
-			if (gap > v->stats->blackout_max)
-				v->stats->blackout_max = gap;
-		} else if (gap > v->stats->gap_max) {
-			v->stats->gap_max = gap;
-		}
-	}
-	v->last = now;
+	v->last = now - v->last > LONG_GAP ? account_gap(v, now - v->last) : now;
+	now = rdtsc();
 	v->stats->last_tsc = now;
 	if (now < v->next_beat)
 		return;
