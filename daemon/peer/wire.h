@@ -15,7 +15,7 @@
 #define WIRE_VERSION 2
 #define WIRE_MAX_BODY (1U << 20)
 #define WIRE_ID_LEN 16
-#define WIRE_TEXT_LEN 192
+#define WIRE_TEXT_LEN 384
 #define WIRE_MAX_DEVICES 16
 #define WIRE_HELLO_TIMEOUT_MS 5000
 

@@ -5,7 +5,7 @@ the stalls of any VMM's guest. Seen to fail: with "<" left as it is in the
 account; with a part of the report left undrawn."""
 import glob, json, os, re, shutil, signal, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from ferry import OUT, Failed, Scene, expect, main, migrate, wait_for
+from ferry import OUT, Failed, Scene, expect, is_about, main, migrate, wait_for
 
 VMFERRY = os.path.join(OUT, 'bin', 'vmferry')
 CHROMIUM = ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -75,21 +75,21 @@ def a_failure_with_a_wild_name_is_drawn_too():
 def blackouts_are_remembered():
     """the history is there after a restart, each with its parts"""
     with Scene() as s:
-        a, b, src, dst = s.pair('v0=seq:50:8', ram='64M', options=['--load-cost', '40'])
+        a, b, src, dst = s.pair('v0=seq:50:8', ram='64M', options=['--load-cost', '200'])
         migrate(a, b, **{'downtime-limit': 20})  # called off
         wait_for('a clean destination', lambda: not b.ask('query-vms')[0]['busy'])
-        got = migrate(a, b, **{'downtime-limit': 300})
+        got = migrate(a, b, **{'downtime-limit': 1000})
         expect(got['status'] == 'completed', got.get('error-desc'))
         before = a.ask('query-blackouts')['blackouts']
         expect(before[-1]['end'] == 'moved' and before[0]['end'] == 'called-off', str([x['end'] for x in before]))
         expect(abs(before[-1]['blackout-us'] - sum(p['actual-us'] for p in before[-1]['parts'].values())) <= 10,
                f"the parts are not the whole: {before[-1]}")
-        expect(before[0]['blackout-us'] <= 20000, f"called off, but stood still for {before[0]['blackout-us']} us")
+        expect(is_about(before[0]['blackout-us'], 20), f"called off, but stood still for {before[0]['blackout-us']} us")
         a.kill(signal.SIGTERM)
         a.start()
         expect(a.ask('query-blackouts')['blackouts'] == before, 'forgotten')
         p = run('--socket', a.control, 'blackouts')
-        expect('called-off' in p.stdout and '#' in p.stdout and 'load 4' in p.stdout, p.stdout)
+        expect('called-off' in p.stdout and '#' in p.stdout and 'load 2' in p.stdout, p.stdout)
         expect(os.path.exists(a.dir + '/state/learned/device-nic.json'), 'nothing was learned of the nic')
 
 

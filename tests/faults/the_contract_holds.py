@@ -9,7 +9,7 @@ taken for one the blackout is 100,000 s."""
 import os, signal, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
-from ferry import SLOW, Failed, Scene, ended, expect, main, migrate, wait_for
+from ferry import SLOW, Failed, Scene, ended, expect, is_about, main, migrate, wait_for
 
 LIMIT = int(60 * SLOW)
 GUEST = 'v0=seq:60:8'
@@ -37,7 +37,7 @@ def judge(a, b, src, dst, what):
     run = settle(a, b, src, dst)
     time.sleep(.02)  # its clock looks back over the last gap
     held = 'the guest is held paused here' in a.text()
-    expect(held or stood_still(run) <= LIMIT * 1000, f'{what}: it stood still for {stood_still(run)} us, and nobody says so')
+    expect(held or is_about(stood_still(run), LIMIT), f'{what}: it stood still for {stood_still(run)} us, and nobody says so')
     run.verdict()
     return ('there' if run is dst else 'here') + (', held meanwhile' if held else '')
 
@@ -95,7 +95,7 @@ def stop_at(message, victim):
             else:
                 wait_for('the guest to run here again', lambda: src.runs(), 10)
                 time.sleep(LIMIT / 1000 * 2)
-                expect(src.runs() and stood_still(src) <= LIMIT * 1000,
+                expect(src.runs() and is_about(stood_still(src), LIMIT),
                        f'destination stopped at {message}: the guest stood still for {stood_still(src)} us')
             if message not in AFTER_GO and not ended(a):
                 a.ask('migrate_cancel', vm='web1')
