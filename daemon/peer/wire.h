@@ -50,7 +50,7 @@ struct wire_welcome {
 	uint8_t host[16];
 	char text[WIRE_TEXT_LEN];
 };
-_Static_assert(sizeof(struct wire_welcome) == 224, "wire");
+_Static_assert(sizeof(struct wire_welcome) == 416, "wire");
 
 /**
  * enum wire_type - S: from the source, D: from the destination
