@@ -27,7 +27,7 @@
 #include "migration_private.h"
 
 #define RULE 3
-#define STALE_S 3600 /* hosts change: what was learned before may not be true any more */
+#define STALE_S 300 /* hosts change: what was learned before may not be true any more, and one try breaks no limit */
 
 /* host:port without the port; the path of a socket. */
 static void name_pair(struct migration *m, char *to, size_t len)

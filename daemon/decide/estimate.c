@@ -129,14 +129,27 @@ static uint64_t in_proportion(uint64_t ns, uint64_t size, uint64_t most)
 	return (uint64_t)((unsigned __int128)ns * size / most);
 }
 
-/** estimate_worst() - the longest of the samples, whatever its size; twice the guess before the first */
+/**
+ * estimate_worst() - the longest but one of the samples, whatever its size; of one or two the longest
+ *
+ * Twice the guess before the first. What is kept in reserve by this can keep anything from being
+ * tried, and then nothing more is learned: once is chance, twice is to be reckoned with.
+ */
 uint64_t estimate_worst(const struct estimate *e)
 {
-	uint64_t worst = e->nr ? 0 : 2 * e->guess_ns;
+	uint64_t worst = 0, second = 0;
 
-	for (uint32_t i = 0; i < e->nr; i++)
-		worst = e->ns[place(e, i)] > worst ? e->ns[place(e, i)] : worst;
-	return worst;
+	for (uint32_t i = 0; i < e->nr; i++) {
+		uint64_t ns = e->ns[i];
+
+		if (ns > worst) {
+			second = worst;
+			worst = ns;
+		} else if (ns > second) {
+			second = ns;
+		}
+	}
+	return !e->nr ? 2 * e->guess_ns : e->nr < 3 ? worst : second;
 }
 
 /** estimate_expect() - for a thing of @size */

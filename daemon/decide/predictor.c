@@ -218,13 +218,13 @@ uint64_t predictor_from(const struct prediction *p, enum predictor_part first)
 	return sum;
 }
 
-/** predictor_resume_ns() - the worst that resuming here has taken: so long before the limit it must be asked */
+/** predictor_resume_ns() - nearly the worst that resuming here has taken: so long before the limit it must be asked */
 uint64_t predictor_resume_ns(const struct predictor *p)
 {
 	return estimate_worst(&p->resume);
 }
 
-/** predictor_start_ns() - the worst that a start over there has taken: after GO nothing is called off */
+/** predictor_start_ns() - nearly the worst that a start over there has taken: after GO nothing is called off */
 uint64_t predictor_start_ns(const struct predictor *p)
 {
 	return estimate_worst(&p->part[PART_START]);

@@ -127,9 +127,27 @@ static void old_samples_are_forgotten(void **state)
 	assert_true(x.mean_ns == 100 * US && x.upper_ns < 200 * US);
 }
 
+static void one_outlier_keeps_nothing_in_reserve(void **state)
+{
+	struct estimate e;
+
+	(void)state;
+	estimate_init(&e, 100);
+	assert_int_equal(estimate_worst(&e), 200);
+	estimate_learn(&e, 0, 9000);
+	assert_int_equal(estimate_worst(&e), 9000);
+	estimate_learn(&e, 0, 300);
+	assert_int_equal(estimate_worst(&e), 9000);
+	estimate_learn(&e, 0, 400);
+	assert_int_equal(estimate_worst(&e), 400);
+	estimate_learn(&e, 0, 9000); /* twice is no chance */
+	assert_int_equal(estimate_worst(&e), 9000);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(one_outlier_keeps_nothing_in_reserve),
 		cmocka_unit_test(a_guess_is_all_there_is_at_first),
 		cmocka_unit_test(one_outlier_does_not_move_the_middle),
 		cmocka_unit_test(the_upper_bound_covers_nearly_all),
