@@ -7,6 +7,8 @@
  *   kvm_exit ............ last guest exit          kvm_entry ... guest entry, ends the gap
  *   kvm_userspace_exit .. KVM_RUN returns          kvm_fpu ..... KVM_RUN is about to enter,
  *   kvm_vcpu_wakeup ..... a halt is over                         where there is no kvm_entry
+ *                                                  sched_switch: a vCPU that is kicked while it
+ *                                                  waits for a processor had left before
  *   kvm_page_fault, kvm_dirty_ring_push .......... what dirty tracking costs the vCPU
  *
  * All of them run on the vCPU's own thread, so a record has one writer. User space reads
@@ -51,8 +53,17 @@ struct files_struct {
 	struct fdtable *fdt;
 } __attribute__((preserve_access_index));
 
+struct sigpending {
+	struct {
+		unsigned long sig[1];
+	} signal;
+} __attribute__((preserve_access_index));
+
 struct task_struct {
 	struct files_struct *files;
+	struct sigpending pending;
+	unsigned int __state;
+	int pid;
 } __attribute__((preserve_access_index));
 
 struct raw_args {
@@ -209,7 +220,8 @@ int on_return(struct raw_args *ctx)
 
 	if (!v)
 		return 0;
-	v->return_ns = bpf_ktime_get_ns();
+	v->return_ns = v->out_ns ? v->out_ns : bpf_ktime_get_ns();
+	v->out_ns = 0;
 	v->has_returned = 1;
 	v->in_full = 0;
 	if ((__u32)ctx->arg[0] == EXIT_DIRTY_RING_FULL && !(int)ctx->arg[1]) {
@@ -259,6 +271,25 @@ int on_run(struct raw_args *ctx)
 		note_gap(v, v->return_ns, now, 0);
 		v->has_returned = 0;
 	}
+	return 0;
+}
+
+/*
+ * Where no exits are shown: a vCPU that lost its processor and got it back only to be kicked out of
+ * KVM_RUN has not been in the guest since.
+ */
+SEC("raw_tp/sched_switch")
+int on_switch(struct raw_args *ctx)
+{
+	struct task_struct *prev = (struct task_struct *)ctx->arg[1], *next = (struct task_struct *)ctx->arg[2];
+	struct blackout_vcpu *v = known(BPF_CORE_READ(prev, pid));
+
+	/* In a halt it waits for an interrupt, not for a processor. */
+	if (v && !v->entries && v->run_ns > v->return_ns && !BPF_CORE_READ(prev, __state))
+		v->out_ns = bpf_ktime_get_ns();
+	v = known(BPF_CORE_READ(next, pid));
+	if (v && v->out_ns && !BPF_CORE_READ(next, pending.signal.sig[0]))
+		v->out_ns = 0;
 	return 0;
 }
 

@@ -14,6 +14,7 @@
  * @exit_ns, @entry_ns: last guest exit and entry (kvm_exit, kvm_entry)
  * @return_ns, @run_ns: KVM_RUN returned last (kvm_userspace_exit), was about to enter last (kvm_fpu)
  * @blocked_ns: it last came out of a halt
+ * @out_ns: it lost its processor within KVM_RUN, and has not been in the guest since
  * @first_entry_ns, @first_run_ns: the first since the slot's epoch changed
  * @entries: guest entries seen; 0 where this kernel shows none
  * @faults, @fault_ns: page faults, time from the exit to the next entry
@@ -27,7 +28,7 @@
 struct blackout_vcpu {
 	unsigned long long exit_ns, entry_ns;
 	unsigned long long return_ns, run_ns;
-	unsigned long long blocked_ns;
+	unsigned long long blocked_ns, out_ns;
 	unsigned long long first_entry_ns, first_run_ns;
 	unsigned long long entries;
 	unsigned long long faults, fault_ns;
@@ -38,7 +39,7 @@ struct blackout_vcpu {
 	unsigned char slot, index;
 	unsigned char in_fault, in_full, has_returned, reserved[7];
 };
-_Static_assert(sizeof(struct blackout_vcpu) == 128, "both sides");
+_Static_assert(sizeof(struct blackout_vcpu) == 136, "both sides");
 
 /**
  * struct blackout_gap - a vCPU was out of the guest, in user space, for longer than the knob says

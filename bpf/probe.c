@@ -21,7 +21,7 @@
 
 #include "blackout.skel.h"
 
-#define NR_PROGS 7
+#define NR_PROGS 8
 
 struct probe {
 	struct blackout_bpf *skel;
@@ -116,7 +116,7 @@ static int attach(struct probe *p)
 	struct bpf_program *const progs[NR_PROGS] = {
 		p->skel->progs.on_return, p->skel->progs.on_entry, p->skel->progs.on_exit,
 		p->skel->progs.on_wakeup, p->skel->progs.on_fault, p->skel->progs.on_push,
-		p->skel->progs.on_run,
+		p->skel->progs.on_run, p->skel->progs.on_switch,
 	};
 
 	for (int i = 0; i < NR_PROGS; i++) {
