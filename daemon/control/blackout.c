@@ -29,8 +29,25 @@ struct blackouts {
 	struct scribe *scribe;
 	char *path;
 	unsigned int lines; /* in the file */
-	json_t *history;
+	char *kept[KEPT];   /* a ring of lines of JSON: as text they take a tenth of the memory */
+	unsigned int nr_kept, at;
 };
+
+/* Takes @line over. */
+static void keep(struct blackouts *b, char *line)
+{
+	free(b->kept[b->at]);
+	b->kept[b->at] = line;
+	b->at = (b->at + 1) % KEPT;
+	if (b->nr_kept < KEPT)
+		b->nr_kept++;
+}
+
+/* The oldest is 0. */
+static const char *kept(const struct blackouts *b, unsigned int i)
+{
+	return b->kept[(b->at + KEPT - b->nr_kept + i) % KEPT];
+}
 
 static void read_history(struct blackouts *b)
 {
@@ -41,13 +58,12 @@ static void read_history(struct blackouts *b)
 		return;
 	while (fgets(line, sizeof(line), f)) {
 		json_t *j = json_loads(line, 0, NULL);
+		char *text = json_is_object(j) ? strdup(line) : NULL;
 
 		b->lines++;
-		if (json_is_object(j))
-			json_array_append(b->history, j);
+		if (text)
+			keep(b, text);
 		json_decref(j);
-		if (json_array_size(b->history) > KEPT)
-			json_array_remove(b->history, 0);
 	}
 	fclose(f);
 }
@@ -61,8 +77,7 @@ int blackouts_open(struct scribe *s, const char *history, struct blackouts **out
 		return -ENOMEM;
 	b->scribe = s;
 	b->path = strdup(history);
-	b->history = json_array();
-	if (!b->path || !b->history) {
+	if (!b->path) {
 		blackouts_close(b);
 		return -ENOMEM;
 	}
@@ -78,7 +93,8 @@ void blackouts_close(struct blackouts *b)
 	if (!b)
 		return;
 	probe_close(b->probe);
-	json_decref(b->history);
+	for (unsigned int i = 0; i < KEPT; i++)
+		free(b->kept[i]);
 	free(b->path);
 	free(b);
 }
@@ -115,18 +131,13 @@ static json_t *record_json(const struct blackout_record *r)
 static char *all_lines(struct blackouts *b)
 {
 	char *text = NULL;
-	size_t len = 0, i;
+	size_t len = 0;
 	FILE *f = open_memstream(&text, &len);
-	json_t *j;
 
 	if (!f)
 		return NULL;
-	b->lines = 0;
-	json_array_foreach (b->history, i, j) {
-		json_dumpf(j, f, JSON_COMPACT | JSON_PRESERVE_ORDER);
-		fputc('\n', f);
-		b->lines++;
-	}
+	for (b->lines = 0; b->lines < b->nr_kept; b->lines++)
+		fputs(kept(b, b->lines), f);
 	fclose(f);
 	return text;
 }
@@ -135,37 +146,35 @@ static char *all_lines(struct blackouts *b)
 void blackouts_add(struct blackouts *b, const struct blackout_record *r)
 {
 	json_t *j = record_json(r);
-	char *line = NULL;
+	char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER), *line = NULL;
 
-	if (!j)
-		return;
-	json_array_append(b->history, j);
-	if (json_array_size(b->history) > KEPT)
-		json_array_remove(b->history, 0);
-	if (++b->lines >= 2 * KEPT) {
-		scribe_replace(b->scribe, b->path, all_lines(b));
-	} else {
-		char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER);
-
-		if (!text || asprintf(&line, "%s\n", text) < 0)
-			line = NULL;
-		scribe_append(b->scribe, b->path, line);
-		free(text);
-	}
+	if (!text || asprintf(&line, "%s\n", text) < 0)
+		line = NULL;
+	free(text);
 	json_decref(j);
+	if (!line)
+		return;
+	keep(b, line);
+	if (++b->lines >= 2 * KEPT)
+		scribe_replace(b->scribe, b->path, all_lines(b));
+	else
+		scribe_append(b->scribe, b->path, strdup(line));
 }
 
 /** blackouts_json() - the last @most, oldest first; of @vm, or of all if it is NULL */
 json_t *blackouts_json(const struct blackouts *b, const char *vm, size_t most)
 {
-	json_t *list = json_array(), *j;
-	size_t i;
+	json_t *list = json_array();
 
-	json_array_foreach (b->history, i, j)
-		if (!vm || !strcmp(vm, json_string_value(json_object_get(j, "vm"))))
-			json_array_append(list, j);
-	while (json_array_size(list) > most)
-		json_array_remove(list, 0);
+	for (unsigned int i = b->nr_kept; i-- && json_array_size(list) < most;) {
+		json_t *j = json_loads(kept(b, i), 0, NULL);
+
+		const char *of = json_string_value(json_object_get(j, "vm"));
+
+		if (j && (!vm || (of && !strcmp(vm, of))))
+			json_array_insert(list, 0, j);
+		json_decref(j);
+	}
 	return list;
 }
 

@@ -51,6 +51,7 @@ struct vcpu {
 	struct guest_stats *stats;
 	enum mode mode;
 	uint64_t ticks_per_page, next_write, next_beat, last, incarnation;
+	uint64_t owed, ask_again; /* see account_gap() */
 	struct walk hot, cold, rest;
 	uint64_t writes, v_turn;
 	uint64_t dma_count[DMA_PAGES], dma_next, next_disk;
@@ -328,13 +329,16 @@ static void disk_turn(struct vcpu *v)
 /*
  * A gap long enough to matter: did the VMM start us anew, or were we just slow? Standing still
  * is one gap: of those found, and of those that come while we ask, the longest holds it.
- * Return: from where on the next gap counts
+ * Where each answer takes that long, the last one may be from before the gap it came with: that
+ * gap is owed, and it is asked for again a little later.
  */
 static uint64_t account_gap(struct vcpu *v, uint64_t gap)
 {
 	uint64_t inc, asked, now;
 	int turns = 0;
 
+	if (v->owed > gap)
+		gap = v->owed;
 	do {
 		asked = rdtsc();
 		inc = inl(GUEST_PORT_INCARNATION);
@@ -352,14 +356,18 @@ static uint64_t account_gap(struct vcpu *v, uint64_t gap)
 	} else if (gap > v->stats->gap_max) {
 		v->stats->gap_max = gap;
 	}
-	/* The last answer may be from before a gap that came with it: it is asked for again. */
-	return turns < ASK_TURNS ? now : asked;
+	v->owed = turns < ASK_TURNS ? 0 : now - asked;
+	v->ask_again = now + conf.tsc_khz * 10;
+	return now;
 }
 
 static void beat(struct vcpu *v, uint64_t now)
 {
-	v->last = now - v->last > LONG_GAP ? account_gap(v, now - v->last) : now;
-	now = rdtsc();
+	uint64_t gap = now - v->last;
+
+	if (gap > LONG_GAP || (v->owed && now > v->ask_again))
+		now = account_gap(v, gap);
+	v->last = now;
 	v->stats->last_tsc = now;
 	if (now < v->next_beat)
 		return;
