@@ -22,6 +22,7 @@
 #include "blackout.skel.h"
 
 #define NR_PROGS 8
+#define NR_ALWAYS 6 /* the others stand in where no entries are shown */
 
 struct probe {
 	struct blackout_bpf *skel;
@@ -119,7 +120,7 @@ static int attach(struct probe *p)
 		p->skel->progs.on_run, p->skel->progs.on_switch,
 	};
 
-	for (int i = 0; i < NR_PROGS; i++) {
+	for (int i = 0; i < (p->entries_fire ? NR_ALWAYS : NR_PROGS); i++) {
 		if (p->links[i])
 			continue;
 		p->links[i] = bpf_program__attach(progs[i]);

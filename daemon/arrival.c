@@ -188,13 +188,13 @@ void arrival_run_guest(struct incoming *in)
  */
 void arrival_tell_running(struct incoming *in)
 {
-	struct wire_running r = { .vmm_entry_ns = in->first_entry_ns,
-				  .entry_ns = blackout_first_entry_ns(in->f->blackouts, in->probe_slot),
-				  .by = blackout_by(in->f->blackouts, in->probe_slot) };
+	struct wire_running r = { .vmm_entry_ns = in->first_entry_ns };
 
 	if (!in->owes_running)
 		return;
 	in->owes_running = false;
+	r.entry_ns = blackout_first_entry_ns(in->f->blackouts, in->probe_slot);
+	r.by = blackout_by(in->f->blackouts, in->probe_slot);
 	if (in->peer)
 		peer_send(in->peer, WIRE_RUNNING, &r, sizeof(r));
 	journal_sync(in->f->journal, NULL, NULL);
