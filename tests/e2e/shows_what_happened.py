@@ -76,11 +76,12 @@ def blackouts_are_remembered():
     """the history is there after a restart, each with its parts"""
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:50:8', ram='64M', options=['--load-cost', '200'])
-        migrate(a, b, **{'downtime-limit': 20})  # called off
+        tries = migrate(a, b, **{'downtime-limit': 20})['switchover-tries']  # called off
         wait_for('a clean destination', lambda: not b.ask('query-vms')[0]['busy'])
         got = migrate(a, b, **{'downtime-limit': 1000})
         expect(got['status'] == 'completed', got.get('error-desc'))
         before = a.ask('query-blackouts')['blackouts']
+        expect(len(before) == tries + 1, f'{len(before)} are remembered of {tries + 1}')
         expect(before[-1]['end'] == 'moved' and before[0]['end'] == 'called-off', str([x['end'] for x in before]))
         expect(abs(before[-1]['blackout-us'] - sum(p['actual-us'] for p in before[-1]['parts'].values())) <= 10,
                f"the parts are not the whole: {before[-1]}")
