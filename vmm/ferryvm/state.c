@@ -6,8 +6,8 @@
  * device's bytes. Lengths are checked before anything is used. All room is made at
  * start-up: between stop and GO nothing is allocated.
  *
- * Order of loading: special registers (modes) before MSRs, MSRs before the LAPIC
- * (its timer mode), TSC last of the MSRs, events and MP state after registers.
+ * Order of loading: time (clock.c) before all that counts in it, special registers (modes)
+ * before MSRs, MSRs before the LAPIC (its base), events and MP state after registers.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -35,7 +35,7 @@ struct saved_vm {
 	uint32_t vcpu_size;
 	uint64_t device_len;
 	uint64_t incarnation;
-	struct kvm_clock_data clock;
+	struct saved_clock clock;
 	struct kvm_irqchip irqchip[3];
 };
 
@@ -64,26 +64,21 @@ static int choose_msrs(struct vm *vm)
 		uint32_t index[1024];
 	} *list = calloc(1, sizeof(*list));
 	int cpu = vm->vcpus[0].fd, err = 0;
-	bool has_tsc = false;
 
 	if (!list)
 		return -ENOMEM;
 	list->head.nmsrs = 1024;
 	if (ioctl(vm->kvm, KVM_GET_MSR_INDEX_LIST, &list->head))
 		err = -errno;
-	for (uint32_t i = 0; !err && i < list->head.nmsrs && vm->nr_msrs < VM_MAX_MSRS - 1; i++) {
+	for (uint32_t i = 0; !err && i < list->head.nmsrs && vm->nr_msrs < VM_MAX_MSRS; i++) {
 		struct saved_msrs one = { .head.nmsrs = 1 };
 
-		if (list->head.indices[i] == MSR_TSC) {
-			has_tsc = true;
+		if (list->head.indices[i] == MSR_TSC) /* clock.c */
 			continue;
-		}
 		one.entry[0].index = list->head.indices[i];
 		if (ioctl(cpu, KVM_GET_MSRS, &one) == 1 && ioctl(cpu, KVM_SET_MSRS, &one) == 1)
 			vm->msr_index[vm->nr_msrs++] = list->head.indices[i];
 	}
-	if (has_tsc)
-		vm->msr_index[vm->nr_msrs++] = MSR_TSC;
 	free(list);
 	return err;
 }
@@ -219,8 +214,9 @@ int state_save(struct vm *vm, int fd, uint64_t *len)
 				 .vcpu_size = sizeof(*sc),
 				 .device_len = vm->opt.device_state,
 				 .incarnation = vm->incarnation };
-	if (ioctl(vm->fd, KVM_GET_CLOCK, &sv->clock))
-		return -errno;
+	err = clock_save(vm, &sv->clock);
+	if (err)
+		return err;
 	for (uint32_t i = 0; i < 3; i++) {
 		sv->irqchip[i].chip_id = i;
 		if (ioctl(vm->fd, KVM_GET_IRQCHIP, &sv->irqchip[i]))
@@ -265,9 +261,9 @@ int state_load(struct vm *vm, int fd, uint64_t len)
 	pthread_mutex_lock(&vm->lock); /* the statistics read it */
 	vm->incarnation = sv->incarnation;
 	pthread_mutex_unlock(&vm->lock);
-	sv->clock.flags = 0;
-	if (ioctl(vm->fd, KVM_SET_CLOCK, &sv->clock))
-		return -errno;
+	err = clock_load(vm, &sv->clock);
+	if (err)
+		return err;
 	for (uint32_t i = 0; i < 3; i++)
 		if (ioctl(vm->fd, KVM_SET_IRQCHIP, &sv->irqchip[i]))
 			return -errno;

@@ -110,6 +110,20 @@ int devices_init(struct vm *vm);
 void devices_out(struct vm *vm, uint16_t port, uint32_t value);
 uint32_t devices_in(struct vm *vm, uint16_t port);
 
+/**
+ * struct saved_clock - the guest's time when it was saved, and the host's beside it
+ * @tsc: the host's counter at @real_ns, its CLOCK_REALTIME; the guest's is @tsc plus @tsc_offset
+ */
+struct saved_clock {
+	struct kvm_clock_data kvm;
+	uint64_t tsc;
+	uint64_t real_ns;
+	uint64_t tsc_offset[VM_MAX_VCPUS];
+};
+
+int clock_save(struct vm *vm, struct saved_clock *to);
+int clock_load(struct vm *vm, const struct saved_clock *from);
+
 int state_init(struct vm *vm);
 int state_save(struct vm *vm, int fd, uint64_t *len);
 int state_load(struct vm *vm, int fd, uint64_t len);
