@@ -3,9 +3,10 @@
 """Promise: the probe's blackout is the guest's own, seen from outside: what the VMMs say lies within it, and it
 within what the guest saw; it says what it went by; it is there for a try that was called off, too.
 
-Seen to fail: with the epoch not raised at the destination the first entry is an old one; with the last call of
-KVM_RUN for its last return the blackout is shorter than what the VMMs say; with a TSC written by value it is longer than the
-guest's (in the test VM: the PVM of some hosts gives the guest the host's own)."""
+Seen to fail: with the epoch not raised at the destination the first entry is an old one; without the programs that
+stand in for entries nobody but the VMMs says anything; with a TSC written by value the blackout is longer than the
+guest's (in the test VM: PVM gives its guests the host's counter); with a guest that leaves out the time in which it
+asks what it is it is longer, too (60 times)."""
 import os, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import Scene, expect, main, migrate, wait_for
@@ -21,7 +22,7 @@ def by(got, daemon):
 
 
 def vmms_probe_and_guest_are_nested():
-    """VMMs' word <= probe <= guest, in both directions, with two vCPUs"""
+    """VMMs' word <= probe <= what each of two vCPUs saw, in both directions"""
     with Scene() as s:
         a, b, src, dst = s.pair('v0=spin v1=seq:50:8 verify=0', vcpus=2, ram='64M', options=['--stay'])
         seen, went_by = 0, set()
@@ -32,10 +33,10 @@ def vmms_probe_and_guest_are_nested():
             expect(got['status'] == 'completed', got.get('error-desc', ''))
             went_by.add(by(got, here))
             seen += got['switchover-tries']
-            guest = wait_for('the guest to notice', lambda: to.stats()['vcpus'][0]['blackouts'] >= seen and to.stats())
+            guest = wait_for('the guest to notice', lambda: (g := to.stats()) and all(v['blackouts'] >= seen for v in g['vcpus']) and g)
             vmm = (guest['first-entry-ns'] - at.stats()['last-exit-ns']) // 1000
-            own = max(v['blackout-last-us'] for v in guest['vcpus'])
-            expect(own <= got['total-time'] * 1000, f"{n}: the guest's clock jumped: it stood {own} us of {got['total-time']} ms")
+            own, most = sorted(v['blackout-last-us'] for v in guest['vcpus'])
+            expect(most <= got['total-time'] * 1000, f"{n}: the guest's clock jumped: it stood {most} us of {got['total-time']} ms")
             expect(vmm <= got['blackout-us'] + 1, f"{n}: VMMs say {vmm} us, the probe {got['blackout-us']}")
             expect(got['blackout-us'] <= own + got['clock-error-us'] + 1, f"{n}: the probe says {got['blackout-us']} us, the guest {own}")
         print(f'# timed by {went_by}')
