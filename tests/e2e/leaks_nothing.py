@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Promise: after 100 migrations, and as many refused ones, a daemon has the file descriptors,
-threads and memory that it had before them; 50 are for warming up.
+"""Promise: after 150 migrations, and as many refused ones, a daemon has the file descriptors and threads that
+it had before them, and ten of them take no memory; 50 are for warming up. (That a thread finds a new arena of
+malloc's shows as half a MiB, once.)
 
-Seen to fail: without the close of the control socket in finish()."""
-import os, sys
+Seen to fail: without the close of the control socket in finish(); with 8 KiB lost a migration."""
+import os, statistics, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import Scene, expect, main, migrate, wait_for
 
-TIMES = int(os.environ.get('VMFERRY_TIMES', '150'))
+TIMES = int(os.environ.get('VMFERRY_TIMES', '200'))
 
 
 class Nowhere:
@@ -27,7 +28,7 @@ def a_hundred_migrations_leave_nothing_behind():
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:20:4', ram='32M', options=['--stay'])
         where = [(a, src), (b, dst)]
-        before = None
+        before, kib = None, []
         for n in range(TIMES):
             (da, va), (db, vb) = where[n % 2], where[1 - n % 2]
             wait_for('a clean destination', lambda: 'web1-in' in db.vms() and not db.vms()['web1-in']['busy'])
@@ -36,12 +37,15 @@ def a_hundred_migrations_leave_nothing_behind():
             expect(got['status'] == 'completed', f"migration {n}: {got.get('error-desc')}")
             if n == 49:  # warmed up
                 before = settled(a, b)
+            if n >= 49 and n % 10 == 9:
+                kib.append((usage(a)[2], usage(b)[2]))
         after = settled(a, b)
-        for name, x, y in zip('ab', before, after):
-            print(f'# daemon {name}: fds, threads, KiB, maps: {x} -> {y}')
+        for name, x, y, took in zip('ab', before, after, zip(*kib)):
+            ten = statistics.median(n - m for m, n in zip(took, took[1:]))
+            print(f'# daemon {name}: fds, threads, KiB, maps: {x} -> {y}; {ten} KiB for ten migrations')
             expect(y[0] <= x[0] and y[1] <= x[1] and y[3] <= x[3] + 4, f'daemon {name} leaks: {x} -> {y}')
-            expect(y[2] < x[2] + 1024, f'daemon {name} grows: {x[2]} -> {y[2]} KiB')
-            expect(y[2] < 64 << 10, f'daemon {name} takes {y[2]} KiB')
+            expect(ten <= 64, f'daemon {name} grows by {ten} KiB in ten migrations: {took}')
+            expect(y[2] < 8 << 10, f'daemon {name} takes {y[2]} KiB')
         (src if src.runs() else dst).verdict()
 
 
@@ -66,7 +70,7 @@ def settled(a, b):
     wait_for('a clean destination', lambda: any('web1-in' in d.vms() and not d.vms()['web1-in']['busy'] for d in (a, b)))
     # loop, journal, scribe; and where a VM waits its warm.c
     wait_for('threads to end', lambda: sorted(usage(d)[1] for d in (a, b)) == [3, 4])
-    return usage(a), usage(b)
+    return [min(seen) for seen in zip(*[(usage(a), usage(b)) for _ in range(20)])] # a connection may be closing
 
 
 main([a_hundred_migrations_leave_nothing_behind, a_guest_that_left_takes_its_memory_along])
