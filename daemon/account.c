@@ -173,7 +173,7 @@ static void learn_parts(const struct migration *m, struct predictor *p, const ui
 		predictor_learn_part(p, PART_STATE, m->state_len, ns[PART_STATE]);
 	if (end > PART_LOAD) {
 		learn_load(p, &m->loaded);
-		predictor_learn_part(p, PART_TRIP, 0, ns[PART_TRIP]);
+		predictor_learn_part(p, PART_TRIP, m->rest_bytes + m->state_len, ns[PART_TRIP]);
 	}
 	if (end > PART_START)
 		predictor_learn_part(p, PART_START, 0, ns[PART_START]);

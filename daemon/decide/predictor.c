@@ -7,7 +7,8 @@
  *
  * Bytes cost what as many have cost in earlier blackouts; more than that what a low quantile
  * of recent rounds' goodput says: the last round is short, and a round's mean would promise
- * too much. Devices cost by kind and size. What else a
+ * too much. A part of sending ends when the sockets have the last byte: what they and the
+ * link still hold then is waited for in the trip. Devices cost by kind and size. What else a
  * part took is learned of the part. The parts' upper bounds seldom come true together: so
  * the whole's is taken from whole blackouts, once there are enough of them.
  */
@@ -106,7 +107,7 @@ uint64_t predictor_bytes_ns(const struct predictor *p, uint64_t bytes)
 	return (uint64_t)((unsigned __int128)bytes * 1000000000ULL / (goodput ? goodput : DEFAULT_GOODPUT));
 }
 
-/** predictor_learn_part() - @bytes: of PART_PAGES and PART_STATE; @ns: without what devices took of it */
+/** predictor_learn_part() - @bytes: of PART_PAGES and PART_STATE, of PART_TRIP both; @ns: without what devices took of it */
 void predictor_learn_part(struct predictor *p, enum predictor_part part, uint64_t bytes, uint64_t ns)
 {
 	estimate_learn(&p->part[part], bytes, ns);
@@ -133,6 +134,14 @@ static void expect_bytes(const struct predictor *p, enum predictor_part part, ui
 
 	estimate_expect(&p->part[part], bytes < known ? bytes : known, to);
 	add(to, &(struct expected){ more, more, more });
+}
+
+/* Buffers hold so much and no more: bytes that were never seen are the parts' that send them. */
+static void expect_trip(const struct predictor *p, uint64_t bytes, struct expected *to)
+{
+	uint64_t known = p->part[PART_TRIP].most;
+
+	estimate_expect(&p->part[PART_TRIP], bytes < known ? bytes : known, to);
 }
 
 static void add_devices(const struct predictor *p, struct prediction *to, uint64_t *guessed)
@@ -199,6 +208,7 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 	add_devices(p, to, &guessed);
 	expect_bytes(p, PART_PAGES, rest_bytes, &to->part[PART_PAGES]);
 	expect_bytes(p, PART_STATE, state_bytes, &to->part[PART_STATE]);
+	expect_trip(p, rest_bytes + state_bytes, &to->part[PART_TRIP]);
 	/* Saved beside the pages: only what is longer counts. */
 	pages_ns = to->part[PART_PAGES].mean_ns;
 	save->mean_ns = less(save->mean_ns, pages_ns);

@@ -18,7 +18,7 @@ enum predictor_part {
 	PART_SAVE,    /* devices' state saved: what is not hidden behind the pages */
 	PART_STATE,   /* devices' state over the channels */
 	PART_LOAD,    /* devices' state loaded at the destination */
-	PART_TRIP,    /* the ways there and back around the load */
+	PART_TRIP,    /* the ways there and back around the load; what was sent, but had not arrived */
 	PART_START,   /* GO sent to first guest entry */
 	PART_NR,
 };
@@ -36,8 +36,8 @@ struct predictor_device {
 
 /**
  * struct predictor - what is believed of a blackout, from what was measured
- * @part: each part's cost, PART_PAGES and PART_STATE by bytes, PART_SAVE and PART_LOAD
- *	without the devices'
+ * @part: each part's cost, PART_PAGES, PART_STATE and PART_TRIP by bytes, PART_SAVE and
+ *	PART_LOAD without the devices'
  * @resume: RESUME asked to first entry at the source: not a part, but kept in reserve
  * @total: whole blackouts, in thousandths of what was expected of them
  * @goodput: bytes a second over all channels, of the last rounds, a ring; @low: their low quartile
