@@ -88,12 +88,18 @@ void account_expect(struct migration *m)
 	predictor_predict(&m->predictor, m->precopy.set.nr_set << 12, m->vm->state_size, &m->expected);
 }
 
-/** account_budget_ns() - of the limit, before it would be called off: what is left for resuming here */
+/**
+ * account_budget_ns() - of the limit, before it would be called off: what is left is for resuming here
+ *
+ * And for waiting for a processor, which no part of a blackout shows: a vCPU that others keep from
+ * running stands still before it leaves the guest, and after it was let in.
+ */
 uint64_t account_budget_ns(const struct migration *m)
 {
 	uint64_t limit = migration_limit_ns(m);
+	uint64_t reserve = predictor_resume_ns(&m->predictor) + m->report.wait_ns + migration_margin_ns(m);
 
-	return m->params.strict ? less(limit, predictor_resume_ns(&m->predictor) + migration_margin_ns(m)) : limit;
+	return m->params.strict ? less(limit, reserve) : limit;
 }
 
 /** account_is_hopeless() - the limit will be crossed if all from @next on goes as usual */
@@ -353,12 +359,17 @@ static const char *why_so_long(const struct migration *m, const struct predictio
 /** account_words() - "needs 84.0 ms, of which 61.0 the device nic0; limit 50" */
 const char *account_words(const struct migration *m, const struct prediction *p, char *text, size_t len)
 {
+	double resume = (double)predictor_resume_ns(&m->predictor) / 1e6;
 	char why[96];
 
 	if (p->whole.likely_ns <= migration_limit_ns(m) && p->whole.likely_ns > account_budget_ns(m)) {
-		snprintf(text, len, "needs %.1f ms, and %.1f in reserve, for so long has resuming here taken; limit %u",
-			 (double)p->whole.likely_ns / 1e6, (double)predictor_resume_ns(&m->predictor) / 1e6,
-			 m->params.downtime_limit_ms);
+		if (m->report.wait_ns)
+			snprintf(text, len, "needs %.1f ms, and in reserve %.1f for resuming here and %.1f for which its vCPUs "
+				 "wait for a processor: this host is busy; limit %u", (double)p->whole.likely_ns / 1e6,
+				 resume, (double)m->report.wait_ns / 1e6, m->params.downtime_limit_ms);
+		else
+			snprintf(text, len, "needs %.1f ms, and %.1f in reserve, for so long has resuming here taken; limit %u",
+				 (double)p->whole.likely_ns / 1e6, resume, m->params.downtime_limit_ms);
 		return text;
 	}
 	snprintf(text, len, "needs %.1f ms, %s; limit %u%s", (double)p->whole.upper_ns / 1e6,

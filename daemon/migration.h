@@ -77,6 +77,7 @@ struct migration_decision {
  * @counters: sums over the channels
  * @blackout_ns: last guest exit to first guest entry, wrong by @clock_error_ns at most
  * @downtime_ns: last guest exit to the news of it, this host's clock alone
+ * @wait_ns: what a thread of the VMM waits for its turn on a processor, if any does
  * @stall_ns: longest stop of a try that was called off
  */
 struct migration_report {
@@ -87,7 +88,7 @@ struct migration_report {
 	struct channel_counters counters;
 	struct prediction predicted;
 	uint64_t actual_ns[PART_NR];
-	uint64_t blackout_ns, clock_error_ns, downtime_ns;
+	uint64_t blackout_ns, clock_error_ns, downtime_ns, wait_ns;
 	int64_t clock_offset_ns;
 	enum blackout_by timed_by;
 	struct migration_decision decisions[MIGRATION_MAX_DECISIONS];

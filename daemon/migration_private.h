@@ -13,6 +13,7 @@
 #include "pages/precopy.h"
 #include "pages/warm.h"
 #include "peer/peer.h"
+#include "vm/runqueue.h"
 
 #define ONE_CLOCK_NS 1000000LL /* hosts with the same boot id whose clocks are that close have one */
 
@@ -65,6 +66,7 @@ struct migration {
 	struct recovery *recovery;
 
 	uint64_t started_ns, active_ns, ended_ns;
+	struct runqueue_look look; /* when it began */
 	uint64_t collected_ns, collected_before_ns; /* the last harvest, and the one before */
 	struct try_times t;
 	struct migration_report report;
@@ -86,6 +88,7 @@ const char *setup_refuses(struct ferry *f, const char *name, const struct migrat
 			  struct vm *vm, char *text, size_t len);
 int setup_describe(struct migration *m);
 void setup_on_connected(void *owner);
+void setup_go_on(struct migration *m);
 
 /* rounds.c */
 void rounds_init(struct migration *m);

@@ -161,10 +161,17 @@ static void predict(struct migration *m)
 	predictor_predict(&m->predictor, rest, m->vm->state_size, &m->report.predicted);
 }
 
-/* Guesses, and figures of old, decide nothing before a try: one teaches what is true. */
+/*
+ * Guesses, and figures of old, decide nothing before a try: one teaches what is true. That the host
+ * is busy is neither: then what has to be kept in reserve must leave half of the limit.
+ */
 static bool may_teach(const struct migration *m, const struct prediction *p)
 {
-	return !m->report.tries && (m->is_stale || (p->is_cold && p->measured_ns <= migration_limit_ns(m)));
+	uint64_t limit = migration_limit_ns(m);
+
+	if (m->report.tries || (m->report.wait_ns && account_budget_ns(m) < limit / 2))
+		return false;
+	return m->is_stale || (p->is_cold && p->measured_ns <= limit);
 }
 
 /*
@@ -350,7 +357,9 @@ static void on_pause_over(void *owner)
 {
 	struct migration *m = owner;
 
-	if (m->state <= SRC_PREPARED)
+	if (m->status == MIGRATION_SETUP)
+		setup_go_on(m);
+	else if (m->state <= SRC_PREPARED)
 		ask_harvest(m);
 	else if (m->state == SRC_GO_SENT)
 		switchover_take_running(m, &m->running);
