@@ -9,8 +9,9 @@
  * of recent rounds' goodput says: the last round is short, and a round's mean would promise
  * too much. A part of sending ends when the sockets have the last byte: what they and the
  * link still hold then is waited for in the trip. Devices cost by kind and size. What else a
- * part took is learned of the part. The parts' upper bounds seldom come true together: so
- * the whole's is taken from whole blackouts, once there are enough of them.
+ * part took is learned of the part. The parts' bounds seldom come true together: so the
+ * whole's are taken from whole blackouts, once there are enough of them; until then one part
+ * at a time is taken to be late, and to be sure all of them.
  */
 #include "predictor.h"
 
@@ -172,10 +173,15 @@ static uint64_t share(uint64_t ns, uint64_t permille)
 static void sum_up(const struct predictor *p, struct prediction *to)
 {
 	struct expected total;
+	uint64_t late = 0;
 
 	to->whole = (struct expected){ 0, 0, 0 };
-	for (int i = 0; i < PART_NR; i++)
+	for (int i = 0; i < PART_NR; i++) {
 		add(&to->whole, &to->part[i]);
+		if (less(to->part[i].likely_ns, to->part[i].mean_ns) > late)
+			late = to->part[i].likely_ns - to->part[i].mean_ns;
+	}
+	to->whole.likely_ns = to->whole.mean_ns + late;
 	to->sum_ns = to->whole.mean_ns;
 	if (p->total.nr < ENOUGH)
 		return;

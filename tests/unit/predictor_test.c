@@ -34,6 +34,8 @@ static void a_cold_start_is_careful_and_says_so(void **state)
 	predictor_init(&p);
 	predictor_predict(&p, 0, 0, &cold);
 	assert_true(cold.is_cold && cold.whole.upper_ns >= 2 * cold.whole.mean_ns);
+	/* that one part is late is likely, that all are is not */
+	assert_true(cold.whole.likely_ns == cold.whole.mean_ns + cold.part[PART_START].mean_ns / 2);
 	live_through(&p, 20, 50);
 	predictor_predict(&p, 0, 0, &warm);
 	assert_true(!warm.is_cold && warm.whole.upper_ns < cold.whole.upper_ns);
