@@ -6,8 +6,9 @@
  *
  * The scheduler counts, for every thread, how long it was ready to run and did not, and how
  * often it got its turn (Documentation/scheduler/sched-stats.rst). Two looks make a mean. A wait
- * that is longer than the time between them is none: threads that went to sleep may be left on
- * the queue for a while (EEVDF's delayed dequeue), and are counted as waiting there.
+ * is counted when it ends, so some of it may be from before the first look. Where it is more than
+ * twice the time between them it is none: threads that went to sleep may be left on the queue for
+ * a while (EEVDF's delayed dequeue), and are counted as waiting there.
  */
 #include "runqueue.h"
 
@@ -77,7 +78,7 @@ uint64_t runqueue_wait_ns(const struct runqueue_look *before, const struct runqu
 
 			if (now->thread[i].tid != before->thread[k].tid || !slices)
 				continue;
-			if (waited > between / SELDOM && waited <= between && waited / slices > worst)
+			if (waited > between / SELDOM && waited <= 2 * between && waited / slices > worst)
 				worst = waited / slices;
 		}
 	return worst;

@@ -85,6 +85,9 @@ static void what_was_waited_before_does_not_count(void **state)
 	assert_true(runqueue_wait_ns(&early, &late) == 3250000);
 	late.thread[0].waited_ns += 600000000; /* left on the queue, asleep */
 	assert_true(runqueue_wait_ns(&early, &late) == 3250000);
+	late.thread[0].waited_ns -= 450000000; /* a turn that it waited for since before */
+	assert_true(runqueue_wait_ns(&early, &late) == 150000000);
+	late.thread[0].waited_ns -= 150000000;
 	late.thread[1].waited_ns = 5000 + 12000000; /* less than an eighth of 100 ms */
 	assert_true(runqueue_wait_ns(&early, &late) == 0);
 }
