@@ -62,10 +62,11 @@ def dirty_tracking_is_accounted_to_the_vcpu_that_pays():
         got = migrate(a, b, **{'downtime-limit': 2000, 'downtime-initial': 1})
         expect(got['status'] == 'completed', got.get('error-desc', ''))
         idle, busy = got['brownout']
-        went_by = by(got, a)
-        if went_by == 'kvm-run':
+        by(got, a)
+        # Asked of the source's own account: the destination may time its first arrival by KVM_RUN on any kernel.
+        if not any(v.get('faults') for v in (idle, busy)):
             expect(busy['dirty-pages'] > 3 * idle['dirty-pages'], f"{got['brownout']}")
-        elif went_by == 'kvm-entry':  # an emulated machine: nobody writes much, but faults are seen; one may be under way
+        else:  # an emulated machine: nobody writes much, but faults are seen; one may be under way
             expect(all(v['dirty-pages'] and v['faults-us'] and v['faults'] + 2 >= v['dirty-pages'] for v in (idle, busy)),
                    f"{got['brownout']}")
 
