@@ -66,7 +66,7 @@ struct migration {
 	struct recovery *recovery;
 
 	uint64_t started_ns, active_ns, ended_ns;
-	struct runqueue_look look; /* when it began */
+	struct runqueue_look look; /* when it began; at_ns 0: not wanted */
 	uint64_t collected_ns, collected_before_ns; /* the last harvest, and the one before */
 	struct try_times t;
 	struct migration_report report;

@@ -59,7 +59,9 @@ int setup_describe(struct migration *m)
 	struct connector *c = &m->connector;
 	struct vm *vm = m->vm;
 
-	runqueue_look(&m->look, vm->peer_pid);
+	/* What a busy host adds to a blackout counts only where milliseconds do. */
+	if (m->params.strict && m->params.downtime_limit_ms < LOOK_BELOW_MS)
+		runqueue_look(&m->look, vm->peer_pid);
 	c->hello = (struct wire_hello){ .magic = WIRE_MAGIC, .version = WIRE_VERSION,
 					.role = WIRE_CONTROL };
 	memcpy(c->hello.id, m->id, 16);
@@ -113,10 +115,9 @@ void setup_go_on(struct migration *m)
 
 	if (m->state != SRC_PRECOPY || migration_is_over(m->status))
 		return;
-	if (m->params.strict) {
+	if (m->look.at_ns) {
 		runqueue_look(&now, m->vm->peer_pid);
-		if (now.at_ns - m->look.at_ns >= LOOK_NS)
-			m->report.wait_ns = runqueue_wait_ns(&m->look, &now);
+		m->report.wait_ns = runqueue_wait_ns(&m->look, &now);
 	}
 	migration_set_status(m, MIGRATION_ACTIVE);
 	m->active_ns = m->collected_ns = now_ns();
@@ -129,12 +130,6 @@ void setup_go_on(struct migration *m)
 	}
 	m->report.remaining_pages = m->precopy.set.nr_set;
 	rounds_send(m);
-}
-
-/* What a busy host adds to a blackout counts only where milliseconds do. */
-static bool is_to_be_looked_at(const struct migration *m)
-{
-	return m->params.strict && m->params.downtime_limit_ms < LOOK_BELOW_MS && now_ns() < m->look.at_ns + LOOK_NS;
 }
 
 static void on_logging(void *arg, int status, const void *body, uint32_t len)
@@ -154,7 +149,7 @@ static void on_logging(void *arg, int status, const void *body, uint32_t len)
 	rounds_ping(m);
 	if (m->state != SRC_PRECOPY)
 		return; /* the connection is gone already */
-	if (is_to_be_looked_at(m))
+	if (m->look.at_ns && now_ns() < m->look.at_ns + LOOK_NS)
 		loop_timer_at(&m->pause, m->look.at_ns + LOOK_NS);
 	else
 		setup_go_on(m);

@@ -128,21 +128,21 @@ static void add(struct expected *to, const struct expected *e)
 	to->upper_ns += e->upper_ns;
 }
 
+/* Of @bytes those that such a part has seen before. */
+static void expect_known(const struct predictor *p, enum predictor_part part, uint64_t bytes, struct expected *to)
+{
+	uint64_t known = p->part[part].most;
+
+	estimate_expect(&p->part[part], bytes < known ? bytes : known, to);
+}
+
 /* As far as such sizes were sent before, as those were; beyond, by goodput. */
 static void expect_bytes(const struct predictor *p, enum predictor_part part, uint64_t bytes, struct expected *to)
 {
-	uint64_t known = p->part[part].most, more = predictor_bytes_ns(p, less(bytes, known));
+	uint64_t more = predictor_bytes_ns(p, less(bytes, p->part[part].most));
 
-	estimate_expect(&p->part[part], bytes < known ? bytes : known, to);
+	expect_known(p, part, bytes, to);
 	add(to, &(struct expected){ more, more, more });
-}
-
-/* Buffers hold so much and no more: bytes that were never seen are the parts' that send them. */
-static void expect_trip(const struct predictor *p, uint64_t bytes, struct expected *to)
-{
-	uint64_t known = p->part[PART_TRIP].most;
-
-	estimate_expect(&p->part[PART_TRIP], bytes < known ? bytes : known, to);
 }
 
 static void add_devices(const struct predictor *p, struct prediction *to, uint64_t *guessed)
@@ -214,7 +214,8 @@ void predictor_predict(const struct predictor *p, uint64_t rest_bytes, uint64_t 
 	add_devices(p, to, &guessed);
 	expect_bytes(p, PART_PAGES, rest_bytes, &to->part[PART_PAGES]);
 	expect_bytes(p, PART_STATE, state_bytes, &to->part[PART_STATE]);
-	expect_trip(p, rest_bytes + state_bytes, &to->part[PART_TRIP]);
+	/* Buffers hold so much and no more: bytes that were never seen are the parts' that send them. */
+	expect_known(p, PART_TRIP, rest_bytes + state_bytes, &to->part[PART_TRIP]);
 	/* Saved beside the pages: only what is longer counts. */
 	pages_ns = to->part[PART_PAGES].mean_ns;
 	save->mean_ns = less(save->mean_ns, pages_ns);

@@ -8,7 +8,7 @@
 
 /**
  * struct runqueue_look - how long a process's threads had waited for a processor, at one time
- * @at_ns: CLOCK_MONOTONIC; 0: nothing was seen
+ * @at_ns: CLOCK_MONOTONIC
  * @thread: of each what /proc/PID/task/TID/schedstat says
  */
 struct runqueue_look {
