@@ -12,7 +12,7 @@ sys.path[:0] = [os.path.dirname(os.path.realpath(__file__)),
                 os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib')]
 import peer_qemu
 from peer_qemu import tsc_khz
-from ferry import Failed, Scene, free_port, wait_for
+from ferry import Failed, Scene, eaters, free_port, wait_for
 
 # name: what the guest does, RAM in MiB, options of the VMMs, link, processes that eat CPU
 WORKLOADS = {
@@ -30,7 +30,6 @@ WORKLOADS = {
     'CPU eaten': ('v0=seq:100:64', 256, [], None, 2),
 }
 LIMITS = [5, 20, 50, 100, 300]
-EATER = 'while True: pass'
 
 
 def say(text):
@@ -58,17 +57,6 @@ def link(rate):
     finally:
         for n in names:
             subprocess.run(['ip', 'netns', 'delete', n], stderr=subprocess.DEVNULL)
-
-
-@contextlib.contextmanager
-def eaters(nr):
-    procs = [subprocess.Popen([sys.executable, '-c', EATER]) for _ in range(nr)]
-    try:
-        yield
-    finally:
-        for p in procs:
-            p.kill()
-            p.wait()
 
 
 def move(here, there, limit):

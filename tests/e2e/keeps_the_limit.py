@@ -7,9 +7,9 @@ Timing is not asserted here (machines are noisy): states, tries and texts are. S
 fail: without the arc SRC_WAIT_READY/EV_OVER_BUDGET the slow device is moved all the same; with a
 timer that keeps no reserve each try ends over the limit; without a look at the host a limit of 5 ms
 is tried, and broken, where the guest alone has longer gaps."""
-import contextlib, os, subprocess, sys
+import os, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from ferry import Scene, expect, is_about, main, migrate, wait_for
+from ferry import Scene, eaters, expect, is_about, main, migrate, wait_for
 
 
 def a_slow_device_makes_strict_mode_call_it_off():
@@ -66,22 +66,11 @@ def throttling_makes_it_converge():
         dst.verdict()
 
 
-@contextlib.contextmanager
-def busy_processors():
-    eaters = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2 * os.cpu_count())]
-    try:
-        yield
-    finally:
-        for p in eaters:
-            p.kill()
-            p.wait()
-
-
 def a_busy_host_is_seen_before_it_breaks_a_small_limit():
     """a vCPU that must wait for a processor waits in each blackout, too: nothing is begun, and that is why"""
     with Scene() as s:
         a, b, src, dst = s.pair('v0=spin', ram='64M')
-        with busy_processors():
+        with eaters(2 * os.cpu_count()):
             wait_for('the vCPU to share its processor', lambda: src.stats()['vcpus'][0]['gap-max-us'] > 5000)
             got = migrate(a, b, **{'downtime-limit': 5})
             expect(got['status'] == 'failed' and got['switchover-tries'] == 0, f"{got['status']}, {got['switchover-tries']} tries")

@@ -4,7 +4,7 @@
 Everything started here is ended by its pid, and everything made lies in one temporary
 directory that goes away with the Host. Waits are for events or states, with a deadline.
 """
-import json, os, shutil, signal, socket, subprocess, sys, tempfile, time
+import contextlib, json, os, shutil, signal, socket, subprocess, sys, tempfile, time
 
 TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
 OUT = os.environ.get('VMFERRY_OUT', os.path.join(TOP, 'out'))
@@ -219,6 +219,18 @@ class Vmm:
         self.proc.wait()
 
     stop = kill
+
+
+@contextlib.contextmanager
+def eaters(nr):
+    """so many processes that take all of a processor that they get"""
+    procs = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(nr)]
+    try:
+        yield
+    finally:
+        for p in procs:
+            p.kill()
+            p.wait()
 
 
 def is_about(us, limit_ms):
