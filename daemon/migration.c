@@ -190,6 +190,15 @@ static void on_vm_lost(void *owner)
 
 /* ---- the end ---- */
 
+/* Its RAM must not stay allocated through us once the VMM is gone. */
+static void drop_vm(struct migration *m)
+{
+	if (m->vm)
+		vm_forget(m->vm, m);
+	vm_put(m->vm);
+	m->vm = NULL;
+}
+
 static void close_connections(struct migration *m)
 {
 	migration_read_report(m, &m->report);
@@ -246,9 +255,7 @@ static void finish(struct migration *m)
 	report_end(m);
 	close(m->state_fd);
 	m->state_fd = -1;
-	/* Its RAM must not stay allocated through us once the VMM is gone. */
-	vm_put(m->vm);
-	m->vm = NULL;
+	drop_vm(m);
 }
 
 static void tell(struct migration *m, enum wire_type type)
@@ -324,7 +331,7 @@ static void free_migration(struct migration *m)
 	recovery_stop(m->recovery);
 	connector_fini(&m->connector);
 	free(m->connector.regions);
-	vm_put(m->vm);
+	drop_vm(m);
 	free(m);
 }
 

@@ -167,10 +167,11 @@ int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_reg
 
 /*
  * A request that takes more than one step. @body: the VMM's answer, while the module
- * harvests for the last time.
+ * harvests for the last time. @answer: NULL once nobody waits for it.
  */
 struct vm_asked {
 	struct vm *vm;
+	struct vm_asked *next;
 	vm_answer_fn answer;
 	void *arg;
 	uint8_t body[64];
@@ -202,6 +203,11 @@ static void free_asked(struct vm_asked *a)
 {
 	struct vm *vm = a->vm;
 
+	for (struct vm_asked **p = &vm->asked; *p; p = &(*p)->next)
+		if (*p == a) {
+			*p = a->next;
+			break;
+		}
 	free(a);
 	vm_put(vm);
 }
@@ -210,10 +216,12 @@ static struct vm_asked *asked_new(struct vm *vm, vm_answer_fn answer, void *arg)
 {
 	struct vm_asked *a = calloc(1, sizeof(*a));
 
-	if (a)
-		*a = (struct vm_asked){ .vm = vm_get(vm), .answer = answer, .arg = arg };
-	else if (answer)
+	if (a) {
+		*a = (struct vm_asked){ .vm = vm_get(vm), .next = vm->asked, .answer = answer, .arg = arg };
+		vm->asked = a;
+	} else if (answer) {
 		answer(arg, -ENOMEM, NULL, 0);
+	}
 	return a;
 }
 
@@ -386,7 +394,7 @@ const char *vm_tracker_why(const struct vm *vm)
 	return vm->tracker_why;
 }
 
-/** vm_ask() - ask the VMM; @answer is always called: at once if the VMM is gone, else later */
+/** vm_ask() - ask the VMM; @answer is called once: at once if the VMM is gone, else later; see vm_forget() */
 void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
 	    vm_answer_fn answer, void *arg)
 {
@@ -417,4 +425,18 @@ void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len,
 		break;
 	}
 	ask_vmm(vm, type, body, len, fd, answer, arg);
+}
+
+/**
+ * vm_forget() - @arg is about to go: what it asked of @vm is carried out, but not answered
+ *
+ * Who asks for the next thing may well be at the same address.
+ */
+void vm_forget(struct vm *vm, const void *arg)
+{
+	for (struct vm_asked *a = vm->asked; a; a = a->next)
+		if (a->arg == arg)
+			a->answer = NULL;
+	if (vm->sock)
+		vm_socket_forget(vm->sock, arg);
 }

@@ -54,7 +54,8 @@ struct vm_watcher {
  * @peer_pid: whose socket it is, by the kernel's word
  * @tracker: the kernel module harvests; NULL: the VMM does
  * @devices: those the VMM tells apart, @nr_devices of them
- * @pausing: a PAUSE whose answer waits for the module's last harvest
+ * @asked: requests of more than one step that are not answered yet
+ * @pausing: of those a PAUSE whose answer waits for the module's last harvest
  */
 struct vm {
 	char name[VMFERRY_VMM_NAME_LEN];
@@ -79,6 +80,7 @@ struct vm {
 	int peer_pid;
 	enum tracker_mode tracker_mode;
 	struct tracker *tracker;
+	struct vm_asked *asked;
 	struct vm_asked *pausing;
 	char tracker_why[200];
 	struct loop *loop;
@@ -105,6 +107,7 @@ const char *vm_tracker_why(const struct vm *vm);
 
 void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
 	    vm_answer_fn answer, void *arg);
+void vm_forget(struct vm *vm, const void *arg);
 
 int vm_socket_listen(struct vm_list *l, const char *path);
 void vm_socket_stop(struct vm_list *l);
@@ -114,5 +117,6 @@ int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_reg
 	    const struct vmferry_msg_device *devices, int *fds, struct vm **out, char *why, size_t why_len);
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
 		   int fd, vm_answer_fn answer, void *arg);
+void vm_socket_forget(struct vm_socket *s, const void *arg);
 
 #endif

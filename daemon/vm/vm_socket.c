@@ -351,6 +351,17 @@ int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, 
 	return 0;
 }
 
+/** vm_socket_forget() - what @arg asked is done, but nobody waits for the answer any more */
+void vm_socket_forget(struct vm_socket *s, const void *arg)
+{
+	for (unsigned int i = 0; i < s->nr_owed; i++) {
+		struct owed *o = &s->owed[(s->first_owed + i) % MAX_OWED];
+
+		if (o->arg == arg)
+			o->answer = NULL;
+	}
+}
+
 static void accept_ready(struct loop_source *src, uint32_t events)
 {
 	struct vm_list *l = src->owner;

@@ -98,6 +98,8 @@ class Daemon:
         self.start()
 
     def start(self):
+        if self.proc:
+            has_ended(self)
         with open(self.log, 'a') as log:
             self.proc = subprocess.Popen(
                 self.wrap + self.scene.wrap + [os.path.join(OUT, 'bin', 'vmferryd'), '--run-dir', self.dir, '--state-dir',
@@ -142,7 +144,7 @@ class Daemon:
         return {v['name'] + ('-in' if v['status'] in ('inmigrate', 'loaded') else ''): v for v in self.ask('query-vms')}
 
     def kill(self, sig=signal.SIGKILL):
-        if self.proc and self.proc.poll() is None:
+        if self.proc and not has_ended(self):
             self.proc.send_signal(sig)
         if self.proc:
             self.proc.wait()
@@ -214,7 +216,7 @@ class Vmm:
         return sum(c['owned'] for c in first)
 
     def kill(self, sig=signal.SIGKILL):
-        if self.proc.poll() is None:
+        if not has_ended(self):
             self.proc.send_signal(sig)
         self.proc.wait()
 
@@ -245,12 +247,24 @@ def check(vcpus):
                          f"wanted 0x{c['bad-want']:x}, found 0x{c['bad-got']:x}")
 
 
+CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL)
+
+
+def has_ended(who):
+    """has this daemon or VMM ended? One that crashed fails its test, whatever else is true"""
+    code = who.proc.poll()
+    if code in CRASHES:
+        who.scene.crashed.add(f'{os.path.basename(who.log)} of {who.name} (pid {who.proc.pid}): {signal.Signals(-code).name}')
+    return code is not None
+
+
 class Scene:
     """All that one test starts; used as a context, ends everything it started."""
 
     def __init__(self):
         self.dir = tempfile.mkdtemp(prefix='vmferry-')
         self.procs, self.count = [], 0
+        self.crashed = set()
         self.wrap = os.environ.get('VMFERRY_WRAP', '').split()
 
     def __enter__(self):
@@ -263,12 +277,18 @@ class Scene:
     def __exit__(self, kind, value, trace):
         for p in reversed(self.procs):
             p.stop()
+        for text in self.crashed:
+            print(f'# crashed: {text}', file=sys.stderr)
         if kind:
+            print(f'# {value}', file=sys.stderr)  # first: who shows only a part of this shows its beginning
+        if kind or self.crashed:
             for p in self.procs:
                 print(f'# --- {p.log}', file=sys.stderr)
                 with open(p.log) as f:
                     sys.stderr.writelines('# ' + line for line in f.readlines()[-40:])
         shutil.rmtree(self.dir, ignore_errors=True)
+        if self.crashed and not kind:
+            raise Failed('a process crashed')
 
     def daemon(self, name, **kw):
         return Daemon(self, name, **kw)

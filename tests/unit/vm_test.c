@@ -6,7 +6,7 @@
  * The VMM and the module are scripted here: what they are asked is written down, and answered
  * when the test says so.
  * Seen to fail: without call_off_pause(), the first test; without tracker_close() in vm_gone(),
- * the last.
+ * a_vm_that_goes_is_owed_nothing; without either half of vm_forget(), who_is_forgotten_is_not_answered.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -53,6 +53,14 @@ int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, 
 		vmm[nr_vmm].flags = ((const struct vmferry_msg_start_log *)body)->flags;
 	nr_vmm++;
 	return 0;
+}
+
+void vm_socket_forget(struct vm_socket *s, const void *arg)
+{
+	(void)s;
+	for (unsigned int i = 0; i < nr_vmm; i++)
+		if (vmm[i].arg == arg)
+			vmm[i].answer = NULL;
 }
 
 int tracker_open(struct loop *loop, int vm_fd, int pid, struct tracker **out)
@@ -159,12 +167,13 @@ void region_unmap(struct region *r)
 
 /* ---- the one who asks ---- */
 
+static char asker;
 static int status, answers;
 static uint64_t harvested_ns;
 
 static void on_answer(void *arg, int s, const void *body, uint32_t len)
 {
-	(void)arg;
+	assert_ptr_equal(arg, &asker);
 	answers++;
 	status = s;
 	harvested_ns = len == sizeof(struct vmferry_msg_paused) ? ((const struct vmferry_msg_paused *)body)->harvested_ns : 0;
@@ -177,7 +186,8 @@ static void vmm_answers(unsigned int i, int s, uint64_t ns)
 	struct vmferry_msg_paused p = { .harvested_ns = ns };
 	bool has_body = vmm[i].type == VM_PAUSE && !s;
 
-	vmm[i].answer(vmm[i].arg, s, has_body ? &p : NULL, has_body ? sizeof(p) : 0);
+	if (vmm[i].answer)
+		vmm[i].answer(vmm[i].arg, s, has_body ? &p : NULL, has_body ? sizeof(p) : 0);
 }
 
 static void module_answers(unsigned int i, int s)
@@ -190,7 +200,7 @@ static void module_answers(unsigned int i, int s)
 
 static void ask(enum vm_request type)
 {
-	vm_ask(vm, type, NULL, 0, -1, on_answer, NULL);
+	vm_ask(vm, type, NULL, 0, -1, on_answer, &asker);
 }
 
 static int setup(void **state)
@@ -332,6 +342,55 @@ static void a_vm_that_goes_is_owed_nothing(void **state)
 	assert_int_equal(tracker.open, 0);
 }
 
+/* What is asked has up to three steps; who goes while the last of so many is taken is not answered. */
+static void forgotten_after(enum vm_request type, unsigned int module_steps, unsigned int vmm_steps)
+{
+	nr_vmm = nr_module = answers = 0;
+	ask(type);
+	for (unsigned int i = 0; i < module_steps; i++)
+		module_answers(i, 0);
+	for (unsigned int i = 0; i < vmm_steps; i++)
+		vmm_answers(i, 0, 1);
+	assert_int_equal(answers, 0);
+	vm_forget(vm, &asker);
+	for (unsigned int i = module_steps; i < nr_module; i++)
+		module_answers(i, 0);
+	for (unsigned int i = vmm_steps; i < nr_vmm; i++)
+		vmm_answers(i, 0, 1);
+	for (unsigned int i = module_steps; i < nr_module; i++)
+		if (module[i].done)
+			module_answers(i, 0);
+	assert_int_equal(answers, 0);
+	assert_int_equal(vm->refs, 1);
+}
+
+static void who_is_forgotten_is_not_answered(void **state)
+{
+	(void)state;
+	forgotten_after(VM_START_LOG, 0, 0);
+	forgotten_after(VM_START_LOG, 1, 0);
+	forgotten_after(VM_HARVEST, 0, 0);
+	forgotten_after(VM_PAUSE, 0, 0);
+	forgotten_after(VM_PAUSE, 0, 1);
+	forgotten_after(VM_SAVE, 0, 0);
+	ask(VM_SAVE); /* and who asks from the same address is */
+	vmm_answers(nr_vmm - 1, 0, 0);
+	assert_int_equal(answers, 1);
+}
+
+static void only_who_is_forgotten_is_not_answered(void **state)
+{
+	char other;
+
+	(void)state;
+	ask(VM_SAVE);
+	ask(VM_HARVEST);
+	vm_forget(vm, &other);
+	vmm_answers(0, 0, 0);
+	module_answers(0, 0);
+	assert_int_equal(answers, 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -342,6 +401,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(without_the_module_the_vmm_harvests, setup, teardown),
 		cmocka_unit_test_setup_teardown(who_wants_the_module_gets_no_other, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_vm_that_goes_is_owed_nothing, setup_logging, teardown),
+		cmocka_unit_test_setup_teardown(who_is_forgotten_is_not_answered, setup_logging, teardown),
+		cmocka_unit_test_setup_teardown(only_who_is_forgotten_is_not_answered, setup_logging, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
