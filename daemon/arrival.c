@@ -107,23 +107,13 @@ static void on_loaded(void *arg, int status, const void *body, uint32_t len)
 		tell_loaded(in, WIRE_DROPPED);
 }
 
-/* The answer may outlive the incoming: it then finds the VM's watcher changed. */
-static void load_answered(void *arg, int status, const void *body, uint32_t len)
-{
-	struct vm *vm = arg;
-
-	if (vm->watcher && vm->watcher->owner)
-		on_loaded(vm->watcher->owner, status, body, len);
-	vm_put(vm);
-}
-
 /** arrival_load() - DACT_LOAD */
 void arrival_load(struct incoming *in)
 {
 	struct vmferry_msg_saved s = { .len = in->state_len };
 
 	in->load_asked_ns = now_ns();
-	vm_ask(in->vm, VM_LOAD, &s, sizeof(s), in->state_fd, load_answered, vm_get(in->vm));
+	vm_ask(in->vm, VM_LOAD, &s, sizeof(s), in->state_fd, on_loaded, in);
 }
 
 /** arrival_take_abort() - WIRE_ABORT: a try is called off */
@@ -148,8 +138,9 @@ void arrival_take_abort(struct incoming *in, const void *body, uint32_t len)
 	tell_loaded(in, WIRE_DROPPED);
 }
 
-static void on_ran(struct incoming *in, int status, const void *body, uint32_t len)
+static void on_ran(void *arg, int status, const void *body, uint32_t len)
 {
+	struct incoming *in = arg;
 	struct vmferry_msg_resumed r = { 0 };
 
 	if (status) {
@@ -163,22 +154,13 @@ static void on_ran(struct incoming *in, int status, const void *body, uint32_t l
 	incoming_step(in, DEV_RAN);
 }
 
-static void run_answered(void *arg, int status, const void *body, uint32_t len)
-{
-	struct vm *vm = arg;
-
-	if (vm->watcher && vm->watcher->owner)
-		on_ran(vm->watcher->owner, status, body, len);
-	vm_put(vm);
-}
-
 /** arrival_run_guest() - DACT_RUN */
 void arrival_run_guest(struct incoming *in)
 {
 	/* Before RUN leaves: a daemon that restarts must know that the guest is ours. */
 	if (journal_note(in->f->journal, in->id, JOURNAL_GO))
 		error_report("vm %s: going on without a journal: GO was heard, the guest is ours", in->name);
-	vm_ask(in->vm, VM_RUN, NULL, 0, -1, run_answered, vm_get(in->vm));
+	vm_ask(in->vm, VM_RUN, NULL, 0, -1, on_ran, in);
 }
 
 /**

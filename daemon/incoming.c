@@ -48,6 +48,16 @@ struct incoming *incoming_find(struct ferry *f, const uint8_t id[16])
 
 /* ---- the end of one incoming migration ---- */
 
+/* Neither what becomes of it nor what it still answers is this migration's any more. */
+static void let_go_of_vm(struct incoming *in)
+{
+	if (!in->vm)
+		return;
+	if (in->vm->watcher == &in->watcher)
+		in->vm->watcher = NULL;
+	vm_forget(in->vm, in);
+}
+
 static void close_channels(struct incoming *in)
 {
 	for (unsigned int i = 0; i < CHANNEL_MAX; i++) {
@@ -73,8 +83,7 @@ static void free_incoming(struct incoming *in)
 	loop_timer_fini(&in->linger);
 	loop_timer_fini(&in->entry_patience);
 	blackout_unwatch(in->f->blackouts, in->probe_slot);
-	if (in->vm && in->vm->watcher == &in->watcher)
-		in->vm->watcher = NULL;
+	let_go_of_vm(in);
 	vm_put(in->vm);
 	if (in->state_fd >= 0)
 		close(in->state_fd);
@@ -100,8 +109,7 @@ static void wind_up(struct incoming *in)
 	blackout_unwatch(in->f->blackouts, in->probe_slot);
 	in->probe_slot = -1;
 	close_channels(in);
-	if (in->vm && in->vm->watcher == &in->watcher)
-		in->vm->watcher = NULL;
+	let_go_of_vm(in);
 	if (in->vm && in->state == DST_LOST)
 		in->vm->is_busy = false; /* what was discarded, once it is clean again */
 	loop_timer_at(&in->linger, now_ns() + (in->peer ? LINGER_NS : 1));
@@ -112,7 +120,7 @@ static void finish(struct incoming *in)
 {
 	in->is_over = true;
 	if (in->state == DST_RUNNING) {
-		in->vm->watcher = NULL;
+		let_go_of_vm(in);
 		in->vm->is_busy = false;
 		loop_timer_at(&in->linger, now_ns() + FERRY_GRACE_NS);
 	} else {
@@ -141,7 +149,7 @@ static void discard(struct incoming *in)
 		journal_note(in->f->journal, in->id, JOURNAL_NEVER);
 	close_channels(in); /* nobody writes to its RAM any more */
 	if (in->vm) {
-		in->vm->watcher = NULL;
+		let_go_of_vm(in);
 		vm_ask(in->vm, VM_DISCARD, NULL, 0, -1, on_discarded, vm_get(in->vm));
 		notice_report("vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
 			      in->name, in->error[0] ? in->error : "the source called it off");
