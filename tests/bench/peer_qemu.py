@@ -79,14 +79,13 @@ class Qemu:
             self.sock.connect(path)
         except OSError:
             return False
-        self.file = self.sock.makefile('rw')
+        self.file = self.sock.makefile('rb')
         self.file.readline()
         self.ask('qmp_capabilities')
         return True
 
     def ask(self, command, **args):
-        self.file.write(json.dumps({'execute': command, 'arguments': args}) + '\n')
-        self.file.flush()
+        self.sock.sendall(json.dumps({'execute': command, 'arguments': args}).encode() + b'\n')
         while True:
             got = json.loads(self.file.readline())
             if 'error' in got:

@@ -51,7 +51,7 @@ def a_slow_save_can_be_called_off():
 def an_endless_writer_ends_in_a_clean_timeout():
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:0:200', ram='256M')
-        got = migrate(a, b, **{'downtime-limit': 1, 'timeout': 3, 'max-bandwidth': 100 << 20})
+        got = migrate(a, b, **{'downtime-limit': 100, 'timeout': 3, 'max-bandwidth': 100 << 20})
         expect(got['status'] == 'failed' and 'timeout of 3 s' in got['error-desc'], f"got {got.get('error-desc')}")
         expect(src.runs(), 'the guest does not run')
         src.verdict()

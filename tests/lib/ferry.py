@@ -46,14 +46,13 @@ class Qmp:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(path)
         self.sock.settimeout(30 * SLOW)
-        self.file = self.sock.makefile('rw')
+        self.file = self.sock.makefile('rb')  # a text file that is written to as well forgets what it has read ahead
         self.events = []
         self.greeting = json.loads(self.file.readline())
         self.ask('qmp_capabilities')
 
     def raw(self, text):
-        self.file.write(text + '\n')
-        self.file.flush()
+        self.sock.sendall(text.encode() + b'\n')
         while True:
             line = self.file.readline()
             if not line:
