@@ -10,7 +10,7 @@ an exit between the two, two guests run; with DEV_RAN only once the probe has se
 enter, the source holds a guest that ran."""
 import os, random, signal, socket, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from ferry import Failed, Scene, expect, main, migrate, wait_for
+from ferry import Failed, Scene, expect, main, migrate, stop, wait_for
 
 KILLS = int(os.environ.get('VMFERRY_KILLS', '50'))
 SEED = int(os.environ.get('VMFERRY_SEED', '4747'))
@@ -134,7 +134,7 @@ def an_answer_that_comes_when_its_migration_is_over():
         a, b, src, dst = s.pair('v0=seq:60:8', ram='32M', options=['--stay'])
         mute.bind(os.path.join(s.dir, 'mute.sock'))
         mute.listen()
-        src.proc.send_signal(signal.SIGSTOP)
+        stop(src.proc)
         try:
             a.ask('migrate', vm='web1', uri=b.listen)
             wait_for('START_LOG to be asked', lambda: b.vms()['web1-in']['busy'])

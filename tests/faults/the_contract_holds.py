@@ -9,7 +9,7 @@ taken for one the blackout is 100,000 s."""
 import os, signal, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
-from ferry import SLOW, Failed, Scene, ended, expect, is_about, main, migrate, wait_for
+from ferry import SLOW, Failed, Scene, ended, expect, is_about, main, migrate, stop, wait_for
 
 LIMIT = int(60 * SLOW)
 GUEST = 'v0=seq:60:8'
@@ -83,7 +83,7 @@ def stop_at(message, victim):
     with Scene() as s:
         a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
         who = {'daemon': b, 'VMM': dst}[victim].proc
-        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, message, call=lambda: who.send_signal(signal.SIGSTOP), when='call')
+        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, message, call=lambda: stop(who), when='call')
         try:
             a.ask('migrate', vm='web1', uri=c.uri, **{'downtime-limit': LIMIT})
             wait_for(f'{message}', c.has_cut.is_set)

@@ -81,8 +81,8 @@ class Cutter:
                 if hit and self.when == 'before':
                     break
                 if hit and self.call:
-                    self.has_cut.set()
                     self.call()
+                    self.has_cut.set()
                 b.sendall(head + body)
                 if hit and self.when == 'after':
                     break

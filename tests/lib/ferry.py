@@ -222,6 +222,18 @@ class Vmm:
     stop = kill
 
 
+def stop(proc):
+    """SIGSTOP, and not back before all of its threads stand: they go on until one of them has taken the signal"""
+    def state(task):
+        try:
+            with open(f'/proc/{proc.pid}/task/{task}/stat') as f:
+                return f.read().rpartition(')')[2].split()[0]
+        except FileNotFoundError:
+            return 'X'  # it ended meanwhile
+    proc.send_signal(signal.SIGSTOP)
+    wait_for(f'process {proc.pid} to stand', lambda: all(state(t) in 'TXZ' for t in os.listdir(f'/proc/{proc.pid}/task')))
+
+
 @contextlib.contextmanager
 def eaters(nr):
     """so many processes that take all of a processor that they get"""
