@@ -18,6 +18,11 @@
  * A slot's epoch says "the first entry from here on": user space raises it once all vCPUs
  * stand still, and each vCPU's next entry finds it changed and keeps its time.
  *
+ * Linux 7 lets a program be put aside for another thread, and drops what the same program
+ * would have to see on that processor until it goes on. Guest exits and entries are not
+ * touched by that, for interrupts are off there; the other events may be too few, and a
+ * blackout by KVM_RUN too long, never too short. The kernel counts them: probe_missed().
+ *
  * Raw tracepoints, for they are found by name when they are attached: one that a kernel
  * lacks costs only itself. Types are declared here, with only the fields that are read;
  * libbpf finds their places in the running kernel and its modules.

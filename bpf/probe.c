@@ -271,6 +271,27 @@ uint64_t probe_lost(const struct probe *p)
 	return p->skel->bss->lost;
 }
 
+/**
+ * probe_missed() - events that the kernel kept from the programs since they were loaded, of all processes
+ *
+ * For the same program was put aside on that processor, for another thread: see blackout.bpf.c. A system call a
+ * program: not for while a guest stands still.
+ */
+uint64_t probe_missed(const struct probe *p)
+{
+	struct bpf_program *prog;
+	uint64_t sum = 0;
+
+	bpf_object__for_each_program(prog, p->skel->obj) {
+		struct bpf_prog_info info = { 0 };
+		uint32_t len = sizeof(info);
+
+		if (!bpf_obj_get_info_by_fd(bpf_program__fd(prog), &info, &len))
+			sum += info.recursion_misses;
+	}
+	return sum;
+}
+
 static int on_gap(void *ctx, void *at, size_t len)
 {
 	struct probe *p = ctx;

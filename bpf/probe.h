@@ -24,6 +24,7 @@ bool probe_sees_entries(const struct probe *p, int slot);
 uint64_t probe_last_exit_ns(const struct probe *p, int slot);
 uint64_t probe_first_entry_ns(const struct probe *p, int slot);
 uint64_t probe_lost(const struct probe *p);
+uint64_t probe_missed(const struct probe *p);
 
 int probe_gaps_fd(const struct probe *p);
 int probe_follow_gaps(struct probe *p, uint64_t min_ns, probe_gap_fn fn, void *arg);

@@ -53,6 +53,7 @@ void account_begin(struct migration *m)
 				     vm->devices[i].state_size);
 	name_pair(m, m->pair, sizeof(m->pair));
 	m->is_stale = learned_read(m->f->learned_dir, m->pair, &m->predictor) > STALE_S;
+	m->missed_before = blackout_missed(m->f->blackouts);
 	m->probe_slot = blackout_watch(m->f->blackouts, vm->peer_pid);
 	clock_init(&m->clock);
 }
@@ -325,6 +326,8 @@ void account_end(struct migration *m)
 	if (m->report.tries)
 		learned_write(m->f->scribe, m->f->learned_dir, m->pair, &m->predictor);
 	account_read_brownout(m);
+	if (m->probe_slot >= 0)
+		m->report.probe_missed = blackout_missed(m->f->blackouts) - m->missed_before;
 	blackout_unwatch(m->f->blackouts, m->probe_slot);
 	m->probe_slot = -1;
 }

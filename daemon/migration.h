@@ -78,6 +78,7 @@ struct migration_decision {
  * @blackout_ns: last guest exit to first guest entry, wrong by @clock_error_ns at most
  * @downtime_ns: last guest exit to the news of it, this host's clock alone
  * @wait_ns: what a thread of the VMM waits for its turn on a processor, if any does
+ * @probe_missed: events that the kernel kept from the probe meanwhile, of any VM on this host
  * @stall_ns: longest stop of a try that was called off
  */
 struct migration_report {
@@ -96,6 +97,7 @@ struct migration_report {
 	struct brownout brownout[MIGRATION_MAX_VCPUS];
 	uint64_t vcpu_throttled_ns[MIGRATION_MAX_VCPUS];
 	unsigned int nr_brownouts, nr_vcpus;
+	uint64_t probe_missed;
 	unsigned int tries, throttle_percent;
 	uint64_t goodput;
 	uint64_t throttled_ns, ring_full;

@@ -58,6 +58,7 @@ struct migration {
 	struct clock_pair clock;
 	unsigned int pings;
 	int probe_slot;
+	uint64_t missed_before; /* by the probe, when this began */
 	struct convergence convergence;
 	bool is_after_try; /* what it teaches is not yet learned */
 	bool is_forced; /* timeout-action pause: the limit is lifted */

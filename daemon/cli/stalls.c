@@ -84,6 +84,9 @@ static void print_brownout(struct watched *w)
 	}
 	if (probe_lost(w->probe))
 		printf("lost: %llu records for want of room\n", (unsigned long long)probe_lost(w->probe));
+	if (probe_missed(w->probe))
+		printf("missed: %llu events, kept from the probe by the kernel: counts may be too low%s\n",
+		       (unsigned long long)probe_missed(w->probe), by_entry ? "" : ", times too long");
 }
 
 /** watch_stalls() - tell of each stall of @min_ms or more of process @pid's guest; Return: exit code */

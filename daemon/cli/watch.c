@@ -133,6 +133,9 @@ static void print_brownout(json_t *m)
 			printf("; %lld pages logged", num(v, "dirty-pages"));
 		printf("\n");
 	}
+	if (num(m, "probe-missed"))
+		printf("  the kernel kept %lld events of this host's VMs from the probe: counts may be too low%s\n",
+		       num(m, "probe-missed"), strcmp(str(m, "timed-by"), "kvm-run") ? "" : ", the blackout too long");
 }
 
 static void print_decisions(json_t *m)

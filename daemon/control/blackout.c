@@ -233,6 +233,12 @@ const char *blackout_by_name(enum blackout_by by)
 	return by <= BLACKOUT_BY_ENTRY ? names[by] : names[0];
 }
 
+/** blackout_missed() - events that the kernel kept from the probe so far; system calls: not while a guest stands still */
+uint64_t blackout_missed(const struct blackouts *b)
+{
+	return b->probe ? probe_missed(b->probe) : 0;
+}
+
 /** blackout_brownout() - of each vCPU since it is watched; Return: how many, 0 without a probe */
 unsigned int blackout_brownout(const struct blackouts *b, int slot, struct brownout *to, unsigned int room)
 {

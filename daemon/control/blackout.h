@@ -60,6 +60,7 @@ uint64_t blackout_last_exit_ns(const struct blackouts *b, int slot);
 uint64_t blackout_first_entry_ns(const struct blackouts *b, int slot);
 enum blackout_by blackout_by(const struct blackouts *b, int slot);
 const char *blackout_by_name(enum blackout_by by);
+uint64_t blackout_missed(const struct blackouts *b);
 unsigned int blackout_brownout(const struct blackouts *b, int slot, struct brownout *to, unsigned int room);
 
 #endif

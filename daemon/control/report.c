@@ -145,6 +145,8 @@ json_t *report_migration(struct migration *m)
 		json_object_set_new(j, "blackout-us", json_integer(us(r.blackout_ns)));
 	if (r.wait_ns)
 		json_object_set_new(j, "processor-wait-us", json_integer(us(r.wait_ns)));
+	if (r.probe_missed)
+		json_object_set_new(j, "probe-missed", json_integer((json_int_t)r.probe_missed));
 	if (r.stall_ns)
 		json_object_set_new(j, "aborted-blackout-max-us", json_integer(us(r.stall_ns)));
 	if (r.advice[0])

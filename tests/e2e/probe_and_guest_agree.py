@@ -66,9 +66,11 @@ def dirty_tracking_is_accounted_to_the_vcpu_that_pays():
         # Asked of the source's own account: the destination may time its first arrival by KVM_RUN on any kernel.
         if not any(v.get('faults') for v in (idle, busy)):
             expect(busy['dirty-pages'] > 3 * idle['dirty-pages'], f"{got['brownout']}")
-        else:  # an emulated machine: nobody writes much, but faults are seen; one may be under way
-            expect(all(v['dirty-pages'] and v['faults-us'] and v['faults'] + 2 >= v['dirty-pages'] for v in (idle, busy)),
-                   f"{got['brownout']}")
+        else:  # an emulated machine: nobody writes much, but faults are seen
+            # One fault may have begun before the probe was attached; what the kernel keeps from the probe it counts.
+            unseen = 1 + got.get('probe-missed', 0)
+            expect(all(v['dirty-pages'] and v['faults-us'] and v['faults'] + unseen >= v['dirty-pages'] for v in (idle, busy)),
+                   f"{got['brownout']}, {unseen - 1} events missed")
 
 
 main([vmms_probe_and_guest_are_nested, a_called_off_try_is_timed, dirty_tracking_is_accounted_to_the_vcpu_that_pays])
