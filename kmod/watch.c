@@ -11,27 +11,27 @@
  *
  *   push (tracepoint, on the vCPU) -> @pushed
  *   thread: @pushed -> @waiting; then the push index of each ring is noted in @until
- *   thread: every ring reset up to @until, and no reset still running -> publish @waiting
+ *   thread: every ring reset up to @until, and the resets over that ran then -> publish @waiting
  *
  * Order: first the bits are moved, then the index is read; so each bit in @waiting was
  * pushed before @until. The other way round a page could be published before its reset.
  *
  * A reset index that has passed is not enough: KVM moves it on before it write-protects
  * the pages, and flushes the TLBs only after the last ring, without a lock. So calls of
- * KVM_RESET_DIRTY_RINGS are counted as they enter and leave KVM's VM ioctl: once the index
- * has passed and none is running, the call that moved it is over.
+ * KVM_RESET_DIRTY_RINGS are listed as they enter KVM's VM ioctl, until they leave it: once
+ * the index has passed, the call that moved it is one of those that run then, or is over.
+ * Later ones are not waited for: there may be no moment without any.
  *
  * At the last harvest the vCPUs stand still and all of @pushed and @waiting is published,
  * but also kept: if the guest goes on here after all, it may still write those pages
  * unseen until their reset, and so they are published once more after it.
  *
- * The tracepoint's side runs with preemption off and touches only the map (RCU), the
- * bitmaps (atomic) and counters. A VM is found by its struct kvm in a small hash.
+ * The tracepoint's side takes no lock and touches only the map (RCU), the bitmaps (atomic)
+ * and counters. A VM is found by its struct kvm in a small hash.
  */
 #include "watch.h"
 
 #include <linux/delay.h>
-#include <linux/hash.h>
 #include <linux/hashtable.h>
 #include <linux/kprobes.h>
 #include <linux/slab.h>
@@ -113,47 +113,74 @@ static void on_full(void *unused, struct kvm_vcpu *vcpu)
 
 /* ---- calls of KVM_RESET_DIRTY_RINGS ---- */
 
+/* One that is under way. */
 struct reset_call {
-	struct kvm *kvm;
+	struct list_head node;
+	const struct kvm *kvm;
+	u64 nr;
 };
 
 /*
- * Calls under way, by a hash of their VM: who enters is who leaves, whatever is attached
- * meanwhile. Two VMs that share a counter only wait for one another.
+ * Who enters is who leaves, whatever is attached meanwhile. The lock is the order, too: a
+ * call is listed before it moves an index, and unlisted after it has flushed the TLBs; so
+ * who sees an index moved finds the call here, or all that it did done.
  */
-static atomic_t resets_running[64];
-
-static atomic_t *resets_of(const struct kvm *kvm)
-{
-	return &resets_running[hash_ptr(kvm, ilog2(ARRAY_SIZE(resets_running)))];
-}
-
-static void count_reset(const struct kvm *kvm, int by)
-{
-	/* Full barriers: before the index moves, and after the TLBs are flushed. */
-	smp_mb__before_atomic(); /* pairs with resets_are_over() */
-	atomic_add(by, resets_of(kvm));
-	smp_mb__after_atomic(); /* pairs with resets_are_over() */
-}
+static DEFINE_RAW_SPINLOCK(calls_lock);
+static LIST_HEAD(calls); /* oldest first */
+static u64 calls_begun;
 
 static int on_vm_ioctl(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
 	struct reset_call *call = (void *)ri->data;
 	struct file *file = (void *)regs_get_kernel_argument(regs, 0);
+	unsigned long flags;
 
 	if ((unsigned int)regs_get_kernel_argument(regs, 1) != KVM_RESET_DIRTY_RINGS)
 		return 1; /* its return does not interest us */
 	call->kvm = file->private_data;
-	count_reset(call->kvm, 1);
+	raw_spin_lock_irqsave(&calls_lock, flags);
+	call->nr = ++calls_begun;
+	list_add_tail(&call->node, &calls);
+	raw_spin_unlock_irqrestore(&calls_lock, flags);
 	return 0;
 }
 
 static int on_vm_ioctl_done(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
 	struct reset_call *call = (void *)ri->data;
+	unsigned long flags;
 
-	count_reset(call->kvm, -1);
+	raw_spin_lock_irqsave(&calls_lock, flags);
+	list_del(&call->node);
+	raw_spin_unlock_irqrestore(&calls_lock, flags);
 	return 0;
+}
+
+/* The last call that has begun, of any VM. */
+static u64 last_call(void)
+{
+	u64 nr;
+
+	raw_spin_lock_irq(&calls_lock);
+	nr = calls_begun;
+	raw_spin_unlock_irq(&calls_lock);
+	return nr;
+}
+
+/* Does one of @kvm's calls still run that had begun when @nr was the last one? */
+static bool calls_run(const struct kvm *kvm, u64 nr)
+{
+	const struct reset_call *call;
+	bool found = false;
+
+	raw_spin_lock_irq(&calls_lock);
+	list_for_each_entry(call, &calls, node) {
+		if (call->nr > nr)
+			break;
+		found |= call->kvm == kvm;
+	}
+	raw_spin_unlock_irq(&calls_lock);
+	return found;
 }
 
 static struct kretprobe reset_probe = {
@@ -509,6 +536,7 @@ static int note_until(struct watch *w)
 		w->until = until;
 		w->nr_until = nr;
 	}
+	w->has_passed = false;
 	/* Pairs with KVM's push, which moves the index before it traces: see the top. */
 	smp_mb();
 	for (i = 0; i < nr; i++) {
@@ -518,12 +546,12 @@ static int note_until(struct watch *w)
 	return 0;
 }
 
-static bool resets_run(struct watch *w)
+static bool resets_run(struct watch *w, u64 nr)
 {
-	/* A call that could not be counted may run unseen. */
+	/* A call for whose listing there was no room may run unseen. */
 	if (READ_ONCE(reset_probe.nmissed))
 		attach_break(w->a);
-	return atomic_read(resets_of(w->a->kvm));
+	return calls_run(w->a->kvm, nr);
 }
 
 static bool resets_are_over(struct watch *w)
@@ -531,14 +559,15 @@ static bool resets_are_over(struct watch *w)
 	struct kvm_vcpu *vcpu;
 	unsigned long i;
 
-	for (i = 0; i < w->nr_until; i++) {
+	for (i = 0; i < w->nr_until && !w->has_passed; i++) {
 		vcpu = kvm_get_vcpu(w->a->kvm, i);
 		if (!ring_is_reset_to(&vcpu->dirty_ring, w->until[i]))
 			return false;
 	}
-	/* Pairs with count_reset(): an index seen moved by a call that runs shows that call. */
-	smp_mb();
-	return !resets_run(w);
+	if (!w->has_passed)
+		w->last_call = last_call();
+	w->has_passed = true;
+	return !resets_run(w, w->last_call);
 }
 
 /** watch_has_more() - does anything wait for a reset, or came since the last look? */
@@ -593,10 +622,11 @@ u32 watch_publish_tail(struct watch *w)
 	return publish_all(w, true);
 }
 
-/** watch_wait_for_resets() - until no KVM_RESET_DIRTY_RINGS runs: their TLB flushes are over */
+/** watch_wait_for_resets() - until each KVM_RESET_DIRTY_RINGS that runs now is over, its TLB flush included */
 void watch_wait_for_resets(struct watch *w)
 {
-	smp_mb(); /* pairs with count_reset(), as in resets_are_over() */
-	while (resets_run(w))
+	u64 nr = last_call();
+
+	while (resets_run(w, nr))
 		usleep_range(10, 50);
 }

@@ -43,6 +43,7 @@ struct watch_map {
  * @node: of the watched VMs, by their struct kvm; RCU
  * @ring_full: exits of vCPUs because of a full ring
  * @until: by vcpu_idx, the push index before which all of @waiting was pushed
+ * @has_passed: every ring was seen reset up to there; @last_call: the last reset that had begun then
  */
 struct watch {
 	struct hlist_node node;
@@ -54,6 +55,8 @@ struct watch {
 	u32 *until;
 	unsigned int nr_until;
 	bool has_waiting;
+	bool has_passed;
+	u64 last_call;
 	atomic64_t ring_full;
 	u64 nr_waiting;
 };

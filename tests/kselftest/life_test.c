@@ -2,7 +2,9 @@
 /* Promise: fds may close, VMs and VMMs may end, in any order and under load; nothing hangs or is left. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -167,6 +169,75 @@ TEST(an_idle_attachment_lets_a_dead_vmm_go)
 	EXPECT_TRUE(p.revents & POLLHUP);
 	close(p.fd);
 	close(dev);
+}
+
+#define RESETTERS 24
+
+struct resetter {
+	pthread_t thread;
+	int vm_fd;
+	volatile bool *stop;
+};
+
+static void *reset_all_the_while(void *arg)
+{
+	struct resetter *r = arg;
+
+	while (!*r->stop)
+		if (ioctl(r->vm_fd, KVM_RESET_DIRTY_RINGS, 0) < 0)
+			break;
+	return NULL;
+}
+
+/*
+ * One call of KVM_RESET_DIRTY_RINGS or another runs at any time, for they wait for one another: what
+ * is published waits for those that had begun, not for a moment without any.
+ */
+static void publishes_amid_resets(struct __test_metadata *_metadata, uint32_t flags, enum vm_reaper reaper)
+{
+	int dev = open("/dev/vmferry", O_RDWR), fd;
+	struct resetter r[RESETTERS];
+	bool stop = false;
+	struct vm vm;
+	struct pollfd p = { .events = POLLIN };
+	struct consumer c;
+	uint64_t n;
+
+	ASSERT_EQ(0, vm_make(&vm, 4 << 20, 1, 1024));
+	ASSERT_EQ(0, vm_run(&vm, reaper));
+	for (int i = 0; i < RESETTERS; i++) {
+		r[i] = (struct resetter){ .vm_fd = vm.vm_fd, .stop = &stop };
+		ASSERT_EQ(0, pthread_create(&r[i].thread, NULL, reset_all_the_while, &r[i]));
+	}
+	fd = p.fd = attach(dev, vm.vm_fd, getpid(), flags);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, consumer_open(&c, fd, vm.ram, vm.size));
+	ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+	for (int i = 0; i < 5; i++) {
+		EXPECT_EQ(1, poll(&p, 1, 5000)) TH_LOG("nothing is published the %d. time", i + 1);
+		EXPECT_EQ(POLLIN, p.revents);
+		EXPECT_EQ(sizeof(n), read(fd, &n, sizeof(n)));
+		EXPECT_LT(0, consumer_collect(&c));
+	}
+	stop = true;
+	for (int i = 0; i < RESETTERS; i++)
+		pthread_join(r[i].thread, NULL);
+	consumer_close(&c);
+	close(fd);
+	vm_pause(&vm);
+	EXPECT_EQ(0, vm.failed);
+	vm_free(&vm);
+	close(dev);
+}
+
+TEST(resets_without_a_pause_hold_nothing_back)
+{
+	publishes_amid_resets(_metadata, 0, REAP_ALWAYS);
+}
+
+TEST(resets_of_others_do_not_hold_an_own_ring_back)
+{
+	publishes_amid_resets(_metadata, VMFERRY_ATTACH_OWN_RING, REAP_NEVER);
 }
 
 /*
