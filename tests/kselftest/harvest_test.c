@@ -330,6 +330,71 @@ TEST_F(wrong_order, is_caught)
 	EXPECT_LE(0, wrong) TH_LOG("publishing before the reset lost no write in 20 tries");
 }
 
+#define HOLD "/sys/module/hold_reset/parameters/"
+
+static bool is_holding(void)
+{
+	char c = 'N';
+	int fd = open(HOLD "holding", O_RDONLY);
+
+	if (read(fd, &c, 1) != 1)
+		c = 'N';
+	close(fd);
+	return c == 'Y';
+}
+
+static void *reap_once(void *vm)
+{
+	vm_reap(vm);
+	return NULL;
+}
+
+/* The index has moved, and the guest still writes the pages without a new entry: they must wait. */
+TEST(pages_wait_for_the_end_of_the_reset_that_is_under_way)
+{
+	int dev = open("/dev/vmferry", O_RDWR), fd, hold = open(HOLD "hold_ms", O_WRONLY);
+	struct consumer c;
+	pthread_t reaper;
+	struct vm vm;
+	uint64_t got;
+
+	if (hold < 0)
+		SKIP(return, "the test instrument hold_reset is not loaded");
+	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 1024));
+	vm_set_share(&vm, 0, 16, 24);
+	fd = attach(dev, vm.vm_fd, getpid(), 0);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, consumer_open(&c, fd, vm.ram, SIZE));
+	ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+	consumer_copy_all(&c);
+	ASSERT_EQ(0, vm_run(&vm, REAP_NEVER));
+	wait_for_passes(&vm, 2);
+	EXPECT_EQ(0, harvest(fd, 0));
+	EXPECT_EQ(0, consumer_collect(&c)) TH_LOG("published without a reset");
+	ASSERT_EQ(4, write(hold, "3000", 4));
+	ASSERT_EQ(0, pthread_create(&reaper, NULL, reap_once, &vm));
+	for (int i = 0; i < 2000 && !is_holding(); i++)
+		usleep(1000);
+	for (int i = 0; i < 3; i++)
+		EXPECT_EQ(0, harvest(fd, 0));
+	got = consumer_collect(&c);
+	ASSERT_TRUE(is_holding()) TH_LOG("the reset was over before the harvest was");
+	EXPECT_EQ(0, got) TH_LOG("%lu pages published amid the reset", got);
+	pthread_join(reaper, NULL);
+	EXPECT_EQ(0, harvest(fd, 0));
+	EXPECT_LT(0, consumer_collect(&c));
+	vm_pause(&vm);
+	EXPECT_EQ(0, harvest(fd, VMFERRY_HARVEST_FINAL));
+	consumer_collect(&c);
+	EXPECT_EQ(-1, consumer_first_difference(&c));
+	EXPECT_EQ(0, vm.failed);
+	consumer_close(&c);
+	close(fd);
+	close(hold);
+	vm_free(&vm);
+	close(dev);
+}
+
 /* One that resets the rings, and one that watches: each gets all of it. */
 TEST(two_attachments_each_end_up_right)
 {

@@ -120,8 +120,8 @@ int vm_make(struct vm *vm, size_t size, unsigned int nr_vcpus, unsigned int ring
 	return 0;
 }
 
-/* What a VMM does with its own rings. */
-static void reap(struct vm *vm)
+/** vm_reap() - what a VMM does with its own rings */
+void vm_reap(struct vm *vm)
 {
 	int n = 0;
 
@@ -170,7 +170,7 @@ static void *vcpu_thread(void *arg)
 		else if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL && s.vm->reaper == REAP_NEVER)
 			usleep(50); /* the module is at it */
 		else if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL)
-			reap(s.vm);
+			vm_reap(s.vm);
 		else if (run->exit_reason != KVM_EXIT_INTR) {
 			struct kvm_regs regs = { 0 };
 
@@ -190,7 +190,7 @@ static void *reaper_thread(void *arg)
 	struct vm *vm = arg;
 
 	while (!vm->reaper_stop) {
-		reap(vm);
+		vm_reap(vm);
 		usleep(2000);
 	}
 	return NULL;

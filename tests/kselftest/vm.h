@@ -44,6 +44,7 @@ int vm_make(struct vm *vm, size_t size, unsigned int nr_vcpus, unsigned int ring
 int vm_add_vcpu(struct vm *vm);
 int vm_set_slot(struct vm *vm, uint32_t slot, uint64_t gpa, size_t size, uint8_t *at, uint32_t flags);
 int vm_run(struct vm *vm, enum vm_reaper reaper);
+void vm_reap(struct vm *vm);
 void vm_pause(struct vm *vm);
 void vm_set_share(struct vm *vm, unsigned int vcpu, uint32_t first_page, uint32_t end_page);
 uint32_t vm_passes(const struct vm *vm, unsigned int vcpu);
