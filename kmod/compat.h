@@ -70,6 +70,15 @@ static inline u64 compat_memslots_generation(struct kvm *kvm)
 }
 
 /*
+ * Since 6.16 a signal ends KVM_RESET_DIRTY_RINGS early, and what it has taken off a ring without
+ * protecting the pages yet, up to 64, is dropped: further writes to them make no entry. The change
+ * is known by what else it changed.
+ */
+#define compat_reset_minds_signals() \
+	(!__builtin_types_compatible_p(typeof(&kvm_dirty_ring_reset), \
+				       int (*)(struct kvm *, struct kvm_dirty_ring *)))
+
+/*
  * Is @file a KVM VM? Since 6.18 file_is_kvm() is exported to KVM's own modules only. There
  * the operations name their module (on older kernels they do not), and of the files that
  * KVM's module makes only VMs are called so.

@@ -224,6 +224,8 @@ int harvest_run(struct attachment *a, bool final)
 		err = harvest_own(a, &fresh);
 	else if (!err)
 		fresh = final ? watch_publish_tail(&a->watch) : watch_advance(&a->watch);
+	if (a->has_rings)
+		watch_check(&a->watch);
 	if (err) {
 		attach_break(a);
 		hand_back(a);

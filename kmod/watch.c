@@ -145,11 +145,26 @@ static int on_vm_ioctl(struct kretprobe_instance *ri, struct pt_regs *regs)
 	return 0;
 }
 
+/* Pages of @kvm may be writable without an entry: who watches it must know. */
+static void note_cut(const struct kvm *kvm)
+{
+	struct watch *w;
+
+	rcu_read_lock();
+	hash_for_each_possible_rcu(watched, w, node, (unsigned long)kvm)
+		if (w->a->kvm == kvm)
+			WRITE_ONCE(w->is_cut, true);
+	rcu_read_unlock();
+}
+
 static int on_vm_ioctl_done(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
 	struct reset_call *call = (void *)ri->data;
 	unsigned long flags;
 
+	/* Whether the signal came in time to cut it nobody can tell any more. */
+	if (compat_reset_minds_signals() && signal_pending(current))
+		note_cut(call->kvm);
 	raw_spin_lock_irqsave(&calls_lock, flags);
 	list_del(&call->node);
 	raw_spin_unlock_irqrestore(&calls_lock, flags);
@@ -546,12 +561,12 @@ static int note_until(struct watch *w)
 	return 0;
 }
 
-static bool resets_run(struct watch *w, u64 nr)
+/** watch_check() - may a write have been missed? Then the attachment is broken */
+void watch_check(struct watch *w)
 {
-	/* A call for whose listing there was no room may run unseen. */
-	if (READ_ONCE(reset_probe.nmissed))
+	/* A call for whose listing there was no room may have run unseen. */
+	if (READ_ONCE(reset_probe.nmissed) || READ_ONCE(w->is_cut))
 		attach_break(w->a);
-	return calls_run(w->a->kvm, nr);
 }
 
 static bool resets_are_over(struct watch *w)
@@ -567,7 +582,7 @@ static bool resets_are_over(struct watch *w)
 	if (!w->has_passed)
 		w->last_call = last_call();
 	w->has_passed = true;
-	return !resets_run(w, w->last_call);
+	return !calls_run(w->a->kvm, w->last_call);
 }
 
 /** watch_has_more() - does anything wait for a reset, or came since the last look? */
@@ -627,6 +642,6 @@ void watch_wait_for_resets(struct watch *w)
 {
 	u64 nr = last_call();
 
-	while (resets_run(w, nr))
+	while (calls_run(w->a->kvm, nr))
 		usleep_range(10, 50);
 }

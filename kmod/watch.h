@@ -41,6 +41,7 @@ struct watch_map {
 /**
  * struct watch - what is known of pages that somebody else may reset
  * @node: of the watched VMs, by their struct kvm; RCU
+ * @is_cut: a signal may have ended a reset of its rings early
  * @ring_full: exits of vCPUs because of a full ring
  * @until: by vcpu_idx, the push index before which all of @waiting was pushed
  * @has_passed: every ring was seen reset up to there; @last_call: the last reset that had begun then
@@ -50,6 +51,7 @@ struct watch {
 	struct attachment *a;
 	bool is_on;
 	bool records;
+	bool is_cut;
 	struct watch_map __rcu *map;
 	struct watch_region *region[VMFERRY_MAX_REGIONS];
 	u32 *until;
@@ -75,6 +77,7 @@ void watch_end(struct watch *w);
 bool watch_has_more(struct watch *w);
 u32 watch_advance(struct watch *w);
 u32 watch_publish_tail(struct watch *w);
+void watch_check(struct watch *w);
 void watch_wait_for_resets(struct watch *w);
 
 #endif

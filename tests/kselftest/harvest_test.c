@@ -395,6 +395,56 @@ TEST(pages_wait_for_the_end_of_the_reset_that_is_under_way)
 	close(dev);
 }
 
+/*
+ * Signals that end the VMM's resets early, since Linux 6.16: pages may then be in no ring and not protected.
+ * Nothing is lost, or it is told.
+ */
+TEST(a_write_lost_to_a_signal_is_told)
+{
+	int dev = open("/dev/vmferry", O_RDWR), lost = 0, broken = 0;
+	struct storm s;
+
+	for (int tries = 0; tries < 10; tries++) {
+		struct vmferry_area_header *h;
+		struct consumer c;
+		struct vm vm;
+		int fd;
+
+		ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 1024));
+		vm_set_share(&vm, 0, 16, 144);
+		fd = attach(dev, vm.vm_fd, getpid(), 0);
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(0, consumer_open(&c, fd, vm.ram, SIZE));
+		h = (void *)c.area;
+		ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+		consumer_copy_all(&c);
+		ASSERT_EQ(0, vm_run(&vm, REAP_NEVER));
+		ASSERT_EQ(0, storm_begin(&s, pthread_self()));
+		for (int i = 0; i < 100 || !vm_passes(&vm, 0); i++) {
+			vm_reap(&vm);
+			harvest(fd, 0); /* says so, too, once a write may have been missed */
+			consumer_collect(&c);
+			usleep(1000); /* or until a signal comes */
+		}
+		storm_end(&s);
+		vm_pause(&vm);
+		EXPECT_EQ(0, vm.failed);
+		harvest(fd, VMFERRY_HARVEST_FINAL);
+		consumer_collect(&c);
+		broken += !!(h->flags & VMFERRY_AREA_BROKEN);
+		if (consumer_first_difference(&c) >= 0) {
+			lost++;
+			EXPECT_TRUE(h->flags & VMFERRY_AREA_BROKEN) TH_LOG("try %d: page %ld was lost silently", tries,
+									   consumer_first_difference(&c));
+		}
+		consumer_close(&c);
+		close(fd);
+		vm_free(&vm);
+	}
+	TH_LOG("%d of 10 lost a write, %d were told", lost, broken);
+	close(dev);
+}
+
 /* One that resets the rings, and one that watches: each gets all of it. */
 TEST(two_attachments_each_end_up_right)
 {

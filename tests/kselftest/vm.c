@@ -257,6 +257,31 @@ void vm_free(struct vm *vm)
 	munmap(vm->ram, vm->size);
 }
 
+static void *send_signals(void *arg)
+{
+	struct storm *s = arg;
+
+	while (!s->stop) {
+		pthread_kill(s->target, SIGUSR2);
+		usleep(50);
+	}
+	return NULL;
+}
+
+int storm_begin(struct storm *s, pthread_t target)
+{
+	struct sigaction sa = { .sa_handler = ignore };
+
+	*s = (struct storm){ .target = target };
+	return sigaction(SIGUSR2, &sa, NULL) || pthread_create(&s->thread, NULL, send_signals, s);
+}
+
+void storm_end(struct storm *s)
+{
+	s->stop = true;
+	pthread_join(s->thread, NULL);
+}
+
 /** attach() - to the VM @vm_fd of process @pid; an attachment fd or -1 */
 int attach(int dev, int vm_fd, int pid, uint32_t flags)
 {

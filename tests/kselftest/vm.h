@@ -53,6 +53,15 @@ void vm_free(struct vm *vm);
 /* A program may have one: called by a vCPU whose ring is full, with vm.full_hook if that is set. */
 void vm_harvest_full_ring(void *hook) __attribute__((weak));
 
+/** struct storm - signals that a thread gets all the while; they do nothing but wait and arrive */
+struct storm {
+	pthread_t thread, target;
+	volatile bool stop;
+};
+
+int storm_begin(struct storm *s, pthread_t target);
+void storm_end(struct storm *s);
+
 /** struct consumer - an attachment's area, and the copy that it keeps up to date */
 struct consumer {
 	int fd;

@@ -26,6 +26,7 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -40,6 +41,7 @@
 #else
 #define PERIOD_MAX_US 50000
 #endif
+#define RESET_TRIES 1000 /* a ring that stays full would keep its vCPU out of the guest */
 
 /*
  * @stage: room for one full ring a vCPU; @pending: bits of pages collected, by region,
@@ -142,9 +144,34 @@ static void publish_stage_locked(struct harvester *h, uint32_t n)
 		area_publish(h->area, (unsigned int)region, word, bits);
 }
 
+static bool rings_are_reset_locked(const struct harvester *h)
+{
+	for (unsigned int i = 0; i < h->nr_vcpus; i++)
+		if (!ring_is_reset(&h->rings[i]))
+			return false;
+	return true;
+}
+
+/*
+ * Since Linux 6.16 a signal that waits, such as the kick of a vCPU that harvests, ends the call early. It
+ * returns how many entries it took back and not that there are more; and up to 64 of those it may have taken
+ * back without protecting their pages, so that further writes make no entry. No signal is let in, therefore.
+ * What cannot be kept out (SIGSTOP, a debugger, a freezer) is an error where it shows: entries are left.
+ */
 static int reset_rings_locked(struct harvester *h)
 {
-	return ioctl(h->vm_fd, KVM_RESET_DIRTY_RINGS, 0) < 0 ? -errno : 0;
+	sigset_t all, before;
+	int err = 0, tries = 0;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &before);
+	while (ioctl(h->vm_fd, KVM_RESET_DIRTY_RINGS, 0) < 0 || !rings_are_reset_locked(h)) {
+		err = -EIO;
+		if (++tries == RESET_TRIES)
+			break;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return err;
 }
 
 #ifdef VMFERRY_REVERSED_HARVEST

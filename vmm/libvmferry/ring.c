@@ -69,6 +69,14 @@ static void find_place(struct ring *r)
 	r->is_lost = false;
 }
 
+/** ring_is_reset() - has KVM taken back all that was collected? It does so in order: the last one tells */
+bool ring_is_reset(const struct ring *r)
+{
+	const struct kvm_dirty_gfn *last = &r->gfns[(r->next - 1) & (r->entries - 1)];
+
+	return r->is_lost || !(__atomic_load_n(&last->flags, __ATOMIC_ACQUIRE) & KVM_DIRTY_GFN_F_RESET);
+}
+
 /**
  * ring_collect() - copy out the dirty entries and hand them back to KVM for reset
  * @to: room for @max entries

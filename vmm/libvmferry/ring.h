@@ -30,6 +30,7 @@ struct ring_entry {
 int ring_init(struct ring *r, int vcpu_fd, uint32_t entries);
 void ring_fini(struct ring *r);
 void ring_lose(struct ring *r);
+bool ring_is_reset(const struct ring *r);
 uint32_t ring_collect(struct ring *r, struct ring_entry *to, uint32_t max);
 
 #endif
