@@ -9,7 +9,7 @@
 
 static unsigned int hold_ms;
 module_param(hold_ms, uint, 0600);
-MODULE_PARM_DESC(hold_ms, "The next call is held up for so long; it begins with 0 again");
+MODULE_PARM_DESC(hold_ms, "Arms: the next call is held up for so long, or until this is written again");
 
 static bool holding;
 module_param(holding, bool, 0400);
@@ -22,7 +22,9 @@ static int on_protect(struct kprobe *p, struct pt_regs *regs)
 	if (!ms)
 		return 0;
 	WRITE_ONCE(holding, true);
-	mdelay(ms);
+	for (; ms && !READ_ONCE(hold_ms); ms--)
+		mdelay(1);
+	WRITE_ONCE(hold_ms, 0);
 	WRITE_ONCE(holding, false);
 	return 0;
 }
