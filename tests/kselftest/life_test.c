@@ -217,8 +217,9 @@ static void publishes_amid_resets(struct __test_metadata *_metadata, uint32_t fl
 		EXPECT_EQ(1, poll(&p, 1, 5000)) TH_LOG("nothing is published the %d. time", i + 1);
 		EXPECT_EQ(POLLIN, p.revents);
 		EXPECT_EQ(sizeof(n), read(fd, &n, sizeof(n)));
-		EXPECT_LT(0, consumer_collect(&c));
+		consumer_collect(&c); /* a page may be taken before it is counted: then there is none the next time */
 	}
+	EXPECT_LT(0, c.taken);
 	stop = true;
 	for (int i = 0; i < RESETTERS; i++)
 		pthread_join(r[i].thread, NULL);
