@@ -7,10 +7,14 @@
  * is watched: nobody else pays for them. Records are read where the programs write them;
  * each has one writer, its fields are read one by one and may be of different moments
  * unless the vCPU stands still.
+ *
+ * Attaching and detaching takes milliseconds and is for threads that may wait: @lock makes them take turns.
+ * Reading takes no lock: a slot's records stay where they are, and one slot is of no concern to another.
  */
 #include "probe.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,11 +31,12 @@
 struct probe {
 	struct blackout_bpf *skel;
 	struct ring_buffer *gaps;
-	struct bpf_link *links[NR_PROGS];
-	int pid[BLACKOUT_SLOTS]; /* 0: free */
-	unsigned int users[BLACKOUT_SLOTS];
-	unsigned int watched;
-	bool entries_fire; /* somewhere on this host they were seen */
+	pthread_mutex_t lock;
+	struct bpf_link *links[NR_PROGS];   /* @lock */
+	int pid[BLACKOUT_SLOTS];	    /* @lock; 0: free */
+	unsigned int users[BLACKOUT_SLOTS]; /* @lock */
+	unsigned int watched;		    /* @lock */
+	bool entries_fire; /* somewhere on this host they were seen; atomic, relaxed */
 	probe_gap_fn gap;
 	void *gap_arg;
 	int64_t clock_shift_ns; /* our clock less the host's: a time namespace */
@@ -78,6 +83,7 @@ int probe_open(struct probe **out, char *why, size_t len)
 
 	if (!p)
 		return -ENOMEM;
+	pthread_mutex_init(&p->lock, NULL);
 	last_words[0] = '\0';
 	libbpf_set_print(keep_words);
 	p->clock_shift_ns = clock_shift();
@@ -108,6 +114,7 @@ void probe_close(struct probe *p)
 	detach(p);
 	ring_buffer__free(p->gaps);
 	blackout_bpf__destroy(p->skel);
+	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
 
@@ -120,7 +127,7 @@ static int attach(struct probe *p)
 		p->skel->progs.on_run, p->skel->progs.on_switch,
 	};
 
-	for (int i = 0; i < (p->entries_fire ? NR_ALWAYS : NR_PROGS); i++) {
+	for (int i = 0; i < (__atomic_load_n(&p->entries_fire, __ATOMIC_RELAXED) ? NR_ALWAYS : NR_PROGS); i++) {
 		if (p->links[i])
 			continue;
 		p->links[i] = bpf_program__attach(progs[i]);
@@ -135,11 +142,7 @@ static struct blackout_vcpu *record(const struct probe *p, int slot, unsigned in
 	return &p->skel->bss->vcpus[(unsigned int)slot * BLACKOUT_VCPUS + index];
 }
 
-/**
- * probe_watch() - note the vCPUs of process @pid from now on
- * Return: a slot; -EBUSY: all are taken; -ENOENT: no KVM here
- */
-int probe_watch(struct probe *p, int pid)
+static int watch_locked(struct probe *p, int pid)
 {
 	uint32_t key = (uint32_t)pid, value;
 	int slot = 0, err;
@@ -168,14 +171,30 @@ int probe_watch(struct probe *p, int pid)
 	return slot;
 }
 
-/** probe_unwatch() - give the slot back; the last one detaches the programs; -1 is fine */
-void probe_unwatch(struct probe *p, int slot)
+/**
+ * probe_watch() - note the vCPUs of process @pid from now on
+ *
+ * Context: any thread that may wait for milliseconds: the first one attaches the programs.
+ * Return: a slot; -EBUSY: all are taken; -ENOENT: no KVM here
+ */
+int probe_watch(struct probe *p, int pid)
+{
+	int slot;
+
+	pthread_mutex_lock(&p->lock);
+	slot = watch_locked(p, pid);
+	pthread_mutex_unlock(&p->lock);
+	return slot;
+}
+
+static void unwatch_locked(struct probe *p, int slot)
 {
 	uint32_t key;
 
-	if (!p || slot < 0 || !p->pid[slot] || --p->users[slot])
+	if (!p->pid[slot] || --p->users[slot])
 		return;
-	p->entries_fire |= probe_sees_entries(p, slot);
+	if (probe_sees_entries(p, slot))
+		__atomic_store_n(&p->entries_fire, true, __ATOMIC_RELAXED);
 	key = (uint32_t)p->pid[slot];
 	bpf_map_delete_elem(bpf_map__fd(p->skel->maps.targets), &key);
 	for (unsigned int i = 0; i < BLACKOUT_VCPUS; i++) {
@@ -186,6 +205,16 @@ void probe_unwatch(struct probe *p, int slot)
 	p->pid[slot] = 0;
 	if (!--p->watched)
 		detach(p);
+}
+
+/** probe_unwatch() - give the slot back; the last one detaches the programs; -1 is fine. Context: as probe_watch() */
+void probe_unwatch(struct probe *p, int slot)
+{
+	if (!p || slot < 0)
+		return;
+	pthread_mutex_lock(&p->lock);
+	unwatch_locked(p, slot);
+	pthread_mutex_unlock(&p->lock);
 }
 
 /** probe_arm() - all vCPUs stand still: the next entry of each is its first */
@@ -249,7 +278,7 @@ uint64_t probe_last_exit_ns(const struct probe *p, int slot)
 uint64_t probe_first_entry_ns(const struct probe *p, int slot)
 {
 	uint32_t epoch = p->skel->bss->epoch[slot];
-	bool by_entry = p->entries_fire || probe_sees_entries(p, slot);
+	bool by_entry = __atomic_load_n(&p->entries_fire, __ATOMIC_RELAXED) || probe_sees_entries(p, slot);
 	uint64_t first = 0;
 
 	for (unsigned int i = 0; i < BLACKOUT_VCPUS; i++) {

@@ -41,7 +41,11 @@ static void name_pair(struct migration *m, char *to, size_t len)
 		 m->report.tracker_is_kmod ? "kmod" : "vmm");
 }
 
-/** account_begin() - dirty logging is on: who tracks is known, and so what has been learned of it */
+/**
+ * account_begin() - dirty logging is on: who tracks is known, and so what has been learned of it
+ *
+ * account_learn() and account_learned() follow.
+ */
 void account_begin(struct migration *m)
 {
 	struct vm *vm = m->vm;
@@ -52,10 +56,24 @@ void account_begin(struct migration *m)
 		predictor_add_device(&m->predictor, vm->devices[i].name, vm->devices[i].kind,
 				     vm->devices[i].state_size);
 	name_pair(m, m->pair, sizeof(m->pair));
-	m->is_stale = learned_read(m->f->learned_dir, m->pair, &m->predictor) > STALE_S;
-	m->missed_before = blackout_missed(m->f->blackouts);
-	m->probe_slot = blackout_watch(m->f->blackouts, vm->peer_pid);
 	clock_init(&m->clock);
+	m->lesson = m->predictor; /* account_learn()'s copy: others read the predictor meanwhile */
+}
+
+/** account_learn() - what may block: reading files, attaching the probe */
+void account_learn(struct migration *m)
+{
+	m->learned_age_s = learned_read(m->f->learned_dir, m->pair, &m->lesson);
+	m->missed_before = blackout_missed(m->f->blackouts);
+	m->new_slot = blackout_watch(m->f->blackouts, m->vm->peer_pid);
+}
+
+/** account_learned() - on the loop, after account_learn() */
+void account_learned(struct migration *m)
+{
+	m->predictor = m->lesson;
+	m->is_stale = m->learned_age_s > STALE_S;
+	m->probe_slot = m->new_slot;
 }
 
 /** account_stopping() - PAUSE is being asked: a new try */
@@ -316,20 +334,32 @@ bool account_may_try_again(struct migration *m, struct prediction *best)
 	return m->report.tries < RULE;
 }
 
-/** account_end() - the migration is over, the guest runs */
+/** account_end() - the migration is over, the guest runs; account_close() and account_closed() follow */
 void account_end(struct migration *m)
 {
 	if (m->t.resume_asked)
 		account_called_off(m);
 	if (m->has_lesson)
 		m->predictor = m->lesson;
+	account_read_brownout(m);
+}
+
+/** account_close() - the part of account_end() that may block: detaching the probe, preparing files */
+void account_close(struct migration *m)
+{
 	if (m->report.tries)
 		learned_write(m->f->scribe, m->f->learned_dir, m->pair, &m->predictor);
-	account_read_brownout(m);
-	if (m->probe_slot >= 0)
-		m->report.probe_missed = blackout_missed(m->f->blackouts) - m->missed_before;
-	blackout_unwatch(m->f->blackouts, m->probe_slot);
-	m->probe_slot = -1;
+	if (m->closing_slot >= 0)
+		m->missed_after = blackout_missed(m->f->blackouts);
+	blackout_unwatch(m->f->blackouts, m->closing_slot);
+}
+
+/** account_closed() - on the loop, after account_close() */
+void account_closed(struct migration *m)
+{
+	if (m->closing_slot >= 0)
+		m->report.probe_missed = m->missed_after - m->missed_before;
+	m->closing_slot = -1;
 }
 
 /** account_read_brownout() - what dirty tracking has cost each vCPU so far */

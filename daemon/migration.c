@@ -5,29 +5,25 @@
  *
  * Theory of operation
  *
- *   connect -> START_LOG -> round 1 (all that has data) -> HARVEST -> round 2 -> ...
+ *   set-up (setup.c) -> START_LOG -> round 1 (all that has data) -> HARVEST -> round 2 -> ...
  *       until a switchover is expected to make the limit:
  *   EV_CONVERGED -> journal synced and peer prepared (rounds go on) -> PAUSE
  *       -> last pages and SAVE at once -> state -> READY -> GO -> RUNNING
  *
  * All of it runs on the loop; pages move on the channels' threads, one job at a time
- * (pages/precopy.c). What happens while the guest stands still is in switchover.c.
+ * (pages/precopy.c). What happens while the guest stands still is in switchover.c, the end in closing.c.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/urgent.h"
 #include "migration_private.h"
-
 
 const struct migration_params migration_default_params = {
 	.channels = 2,
@@ -188,76 +184,6 @@ static void on_vm_lost(void *owner)
 	migration_step(m, EV_VMM_LOST);
 }
 
-/* ---- the end ---- */
-
-/* Its RAM must not stay allocated through us once the VMM is gone. */
-static void drop_vm(struct migration *m)
-{
-	if (m->vm)
-		vm_forget(m->vm, m);
-	vm_put(m->vm);
-	m->vm = NULL;
-}
-
-static void close_connections(struct migration *m)
-{
-	migration_read_report(m, &m->report);
-	precopy_fini(&m->precopy);
-	peer_close(m->peer);
-	m->peer = NULL;
-}
-
-static void let_go_of_vm(struct migration *m)
-{
-	struct vm *vm = m->vm;
-
-	if (m->state == SRC_FAILED && vm->sock) {
-		rounds_throttle(m, 0);
-		vm_ask(vm, VM_STOP_LOG, NULL, 0, -1, NULL, NULL);
-	}
-	if (vm->watcher == &m->watcher)
-		vm->watcher = NULL;
-	if (m->state == SRC_FAILED)
-		vm->is_busy = false; /* else until it is released */
-}
-
-static void report_end(struct migration *m)
-{
-	const struct migration_report *r = &m->report;
-
-	if (m->state == SRC_DONE) {
-		notice_report("vm %s: moved to %s in %llu ms; downtime %llu us, limit %u ms", m->name,
-			      m->connector.uri,
-			      (unsigned long long)(m->ended_ns - m->started_ns) / NS_PER_MS,
-			      (unsigned long long)(r->blackout_ns ? r->blackout_ns : r->downtime_ns) / 1000,
-			      m->params.downtime_limit_ms);
-		migration_set_status(m, MIGRATION_COMPLETED);
-		return;
-	}
-	if (!m->cancelled)
-		error_report("vm %s: not moved: %s; %s", m->name, m->error,
-			     m->vm->sock ? "the guest runs on at the source; retry with \"vmferry migrate\"" :
-					   "its VMM is gone, and the guest with it");
-	migration_set_status(m, m->cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
-}
-
-static void finish(struct migration *m)
-{
-	m->ended_ns = now_ns();
-	loop_timer_fini(&m->budget);
-	rounds_fini_timers(m);
-	account_end(m);
-	journal_forget(m->f->journal, m);
-	close_connections(m);
-	if (m->state == SRC_FAILED && journal_find(m->f->journal, m->id))
-		journal_note(m->f->journal, m->id, JOURNAL_NEVER);
-	let_go_of_vm(m);
-	report_end(m);
-	close(m->state_fd);
-	m->state_fd = -1;
-	drop_vm(m);
-}
-
 static void tell(struct migration *m, enum wire_type type)
 {
 	struct wire_abort abort = { .attempt = m->attempt };
@@ -295,7 +221,7 @@ static void carry_out(struct migration *m, unsigned int actions)
 	if (actions & ACT_RELEASE)
 		switchover_release(m);
 	if (actions & ACT_FINISH)
-		finish(m);
+		closing_begin(m);
 	if (actions & ACT_RETRY)
 		switchover_retry(m);
 }
@@ -305,7 +231,7 @@ void migration_step(struct migration *m, enum src_event event)
 	enum src_state from = m->state;
 	unsigned int actions;
 
-	if (migration_is_over(m->status))
+	if (m->is_doomed)
 		return;
 	if (!switchover_src_step(&m->state, event, &actions)) {
 		error_report("vm %s: bug: event %s in state %s; ignored", m->name,
@@ -320,7 +246,8 @@ void migration_step(struct migration *m, enum src_event event)
 
 /* ---- start, cancel, resolve ---- */
 
-static void free_migration(struct migration *m)
+/** migration_free() - of one that is closed, or was never begun; on the loop */
+void migration_free(struct migration *m)
 {
 	for (struct migration **p = &m->f->outgoing; *p; p = &(*p)->next)
 		if (*p == m) {
@@ -328,34 +255,30 @@ static void free_migration(struct migration *m)
 			break;
 		}
 	ferry_urgent(m->f, &m->is_urgent, false);
-	recovery_stop(m->recovery);
-	connector_fini(&m->connector);
 	free(m->connector.regions);
-	drop_vm(m);
 	free(m);
+}
+
+/** migration_do() - has @run called by a worker, then @done by the loop; one work at a time */
+void migration_do(struct migration *m, void (*run)(struct work *w), void (*done)(struct work *w))
+{
+	m->work = (struct work){ .run = run, .done = done, .owner = m };
+	worker_do(m->f->worker, &m->work);
 }
 
 static int start(struct migration *m)
 {
+	struct precopy_config precopy = { .regions = m->vm->regions,
+					  .sizes = m->vm->sizes,
+					  .nr_regions = m->vm->nr_regions,
+					  .dirty = m->vm->dirty,
+					  .max_bandwidth = m->params.max_bandwidth,
+					  .zstd_level = m->params.zstd_level };
 	struct loop *l = m->f->loop;
-	struct precopy_config precopy;
-	int err = 0;
+	int err;
 
 	if (getrandom(m->id, sizeof(m->id), 0) != sizeof(m->id))
 		return -EIO;
-	m->state_fd = memfd_create("vmferry-state", MFD_CLOEXEC);
-	if (m->state_fd < 0 || ftruncate(m->state_fd, (off_t)m->vm->state_size))
-		return -errno;
-	/* Room for the state now: nothing is allocated in the blackout. */
-	if (m->vm->state_size && fallocate(m->state_fd, 0, 0, (off_t)m->vm->state_size))
-		return -errno;
-	precopy = (struct precopy_config){ .regions = m->vm->regions,
-					   .sizes = m->vm->sizes,
-					   .nr_regions = m->vm->nr_regions,
-					   .dirty = m->vm->dirty,
-					   .state_fd = m->state_fd,
-					   .max_bandwidth = m->params.max_bandwidth,
-					   .zstd_level = m->params.zstd_level };
 	err = precopy_init(&m->precopy, l, &precopy, &rounds_precopy_ops, m);
 	if (!err)
 		err = loop_timer_init(&m->budget, l, switchover_on_budget, m);
@@ -365,9 +288,7 @@ static int start(struct migration *m)
 		err = setup_describe(m);
 	if (!err && m->params.timeout_s)
 		loop_timer_at(&m->timeout, now_ns() + m->params.timeout_s * NS_PER_S);
-	m->connector.done = setup_on_connected;
-	m->connector.owner = m;
-	return err ? err : connector_start(&m->connector, l);
+	return err;
 }
 
 /** migration_start() - begin to move @name to @uri; on refusal @why says it in words */
@@ -386,14 +307,14 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	}
 	m = migration_find(f, name);
 	if (m)
-		free_migration(m);
+		migration_free(m);
 	m = calloc(1, sizeof(*m));
 	if (!m)
 		return -ENOMEM;
 	m->f = f;
 	m->vm = vm_get(vm);
 	m->params = *params;
-	m->state_fd = -1;
+	m->state_fd = m->control = -1;
 	connector_init(&m->connector);
 	m->started_ns = now_ns();
 	strcpy(m->name, vm->name);
@@ -408,9 +329,8 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 		precopy_fini(&m->precopy);
 		loop_timer_fini(&m->budget);
 		rounds_fini_timers(m);
-		if (m->state_fd >= 0)
-			close(m->state_fd);
-		free_migration(m);
+		vm_put(vm);
+		migration_free(m);
 		return err;
 	}
 	m->watcher = (struct vm_watcher){ on_vm_lost, m };
@@ -418,6 +338,7 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	vm->is_busy = true;
 	warm_cease(vm->warm);
 	f->emit(f, m->name, "MIGRATION", migration_status_name(m->status));
+	setup_begin(m);
 	return 0;
 }
 
@@ -435,12 +356,11 @@ int migration_cancel(struct ferry *f, const char *name, char *why, size_t why_le
 			 name);
 		return -EBUSY;
 	}
+	if (m->is_doomed)
+		return 0; /* it ends already */
 	m->cancelled = true;
 	migration_blame(m, "cancelled");
-	if (m->connector.thread_is_up)
-		migration_set_status(m, MIGRATION_CANCELLING);
-	else
-		migration_step(m, EV_CANCEL);
+	migration_step(m, EV_CANCEL);
 	return 0;
 }
 
@@ -468,24 +388,39 @@ struct migration *migration_find(struct ferry *f, const char *name)
 	return NULL;
 }
 
-/** migration_stop_all() - the daemon ends: cancel what can be, free everything */
+static void stop(struct migration *m, const char *reason)
+{
+	m->is_dropped = true;
+	if (m->is_closed) {
+		migration_free(m);
+		return;
+	}
+	if (!m->is_doomed && src_guest_may_run_here(m->state)) {
+		migration_blame(m, "%s", reason);
+		migration_step(m, EV_CANCEL);
+	}
+	/* A guest that is stopped goes on: the request is on its way, see also recovery.c. */
+	if (!m->is_doomed) {
+		m->state = src_guest_may_run_here(m->state) ? SRC_FAILED : m->state;
+		closing_begin(m);
+	}
+}
+
+/** migration_stop_all() - the daemon ends: cancels what can be; worker_drain() then closes and frees everything */
 void migration_stop_all(struct ferry *f, const char *reason)
 {
-	while (f->outgoing) {
-		struct migration *m = f->outgoing;
+	struct migration *next;
 
-		if (!migration_is_over(m->status) && src_guest_may_run_here(m->state)) {
-			migration_blame(m, "%s", reason);
-			migration_step(m, EV_CANCEL);
-		}
-		/* A guest that is stopped goes on: the request is on its way, see also recovery.c. */
-		if (!migration_is_over(m->status)) {
-			m->state = src_guest_may_run_here(m->state) ? SRC_FAILED : m->state;
-			if (m->state == SRC_FAILED)
-				finish(m);
-		}
-		free_migration(m);
+	for (struct migration *m = f->outgoing; m; m = next) {
+		next = m->next;
+		stop(m, reason);
 	}
+}
+
+/** migration_is_closing() - its end has begun, see closing.c */
+bool migration_is_closing(const struct migration *m)
+{
+	return m->is_doomed && !m->is_closed;
 }
 
 const char *migration_vm(const struct migration *m)
@@ -533,14 +468,14 @@ void migration_note_tracker(struct migration *m)
 	m->report.tracker_is_kmod = d.flags & VMFERRY_AREA_KMOD;
 }
 
-/** migration_read_report() - the account so far */
+/** migration_read_report() - the account so far; what a work is out with has the figures of just before */
 void migration_read_report(struct migration *m, struct migration_report *to)
 {
 	struct channel_counters sum;
 
-	if (precopy_counters(&m->precopy, &sum))
+	if (!m->work.is_out && precopy_counters(&m->precopy, &sum))
 		m->report.counters = sum;
-	if (m->vm && m->state != SRC_DONE) /* then nobody tracks any more */
+	if (!m->work.is_out && m->vm && m->state != SRC_DONE) /* then nobody tracks any more */
 		migration_note_tracker(m);
 	if (m->state != SRC_DONE)
 		account_read_brownout(m);

@@ -144,6 +144,7 @@ int migration_resolve(struct ferry *f, const char *vm, bool run_here, char *why,
 struct migration *migration_find(struct ferry *f, const char *vm);
 void migration_stop_all(struct ferry *f, const char *reason);
 
+bool migration_is_closing(const struct migration *m);
 const char *migration_vm(const struct migration *m);
 const char *migration_uri(const struct migration *m);
 enum migration_status migration_status(const struct migration *m);

@@ -2,8 +2,8 @@
 #ifndef MIGRATION_PRIVATE_H
 #define MIGRATION_PRIVATE_H
 /*
- * What migration.c (its life), rounds.c, account.c, setup.c (its beginning) and switchover.c (what
- * happens while the guest stands still) share; nobody else includes it.
+ * What migration.c (its life), rounds.c, account.c, setup.c (its beginning), switchover.c (what
+ * happens while the guest stands still) and closing.c (its end) share; nobody else includes it.
  */
 #include "connect.h"
 #include "decide/clock.h"
@@ -17,6 +17,12 @@
 
 #define ONE_CLOCK_NS 1000000LL /* hosts with the same boot id whose clocks are that close have one */
 
+/** struct migration_ahead - blocks of a region that the destination shall fault in ahead, a bit each */
+struct migration_ahead {
+	uint8_t *blocks;
+	uint64_t nr;
+};
+
 /** struct try_times - of the last try; 0: not reached. CLOCK_MONOTONIC, this host's */
 struct try_times {
 	uint64_t stop_asked, last_exit, stopped, harvested;
@@ -24,10 +30,24 @@ struct try_times {
 	uint64_t resume_asked, resumed;
 };
 
+/**
+ * struct migration - one guest on its way; the loop's
+ * @vm: until it is closed; a reference of its own
+ * @work: what blocks, one at a time: see setup.c, rounds.c, closing.c. While it is out, @precopy, the
+ *	dirty areas of @vm and @state_fd are its; the loop looks into none of them
+ * @work_err: what @work came to
+ * @is_doomed: closing_begin() was here: no event counts any more
+ * @is_closed: all is joined, unmapped and closed: what is left is the account
+ * @is_dropped: to be freed as soon as it is closed
+ * @may_be_stopped: PAUSE was asked, and no RESUME after it was answered yet
+ */
 struct migration {
 	struct ferry *f;
 	struct vm *vm;
 	struct migration *next;
+	struct work work;
+	int work_err;
+	bool is_doomed, is_closed, is_dropped, may_be_stopped;
 	char name[64];
 	uint8_t id[16];
 	struct migration_params params;
@@ -36,6 +56,8 @@ struct migration {
 	bool cancelled, is_urgent;
 
 	struct connector connector;
+	int socks[CHANNEL_MAX], control; /* from the connector, on their way to their owners */
+	struct migration_ahead ahead[VMFERRY_MAX_REGIONS];
 	struct peer *peer;
 	struct precopy precopy;
 	struct vm_watcher watcher;
@@ -58,7 +80,9 @@ struct migration {
 	struct clock_pair clock;
 	unsigned int pings;
 	int probe_slot;
-	uint64_t missed_before; /* by the probe, when this began */
+	int new_slot, closing_slot; /* from account_learn(), for account_close() */
+	uint64_t learned_age_s;
+	uint64_t missed_before, missed_after; /* by the probe, when this began, and ended */
 	struct convergence convergence;
 	bool is_after_try; /* what it teaches is not yet learned */
 	bool is_forced; /* timeout-action pause: the limit is lifted */
@@ -67,7 +91,9 @@ struct migration {
 	struct recovery *recovery;
 
 	uint64_t started_ns, active_ns, ended_ns;
-	struct runqueue_look look; /* when it began; at_ns 0: not wanted */
+	bool wants_look;
+	uint64_t wait_ns; /* for the report */
+	struct runqueue_look look; /* when it began */
 	uint64_t collected_ns, collected_before_ns; /* the last harvest, and the one before */
 	struct try_times t;
 	struct migration_report report;
@@ -82,13 +108,19 @@ void __attribute__((format(printf, 2, 3))) migration_decided(struct migration *m
 void migration_note_tracker(struct migration *m);
 uint64_t migration_limit_ns(const struct migration *m);
 uint64_t migration_margin_ns(const struct migration *m);
+void migration_do(struct migration *m, void (*run)(struct work *w), void (*done)(struct work *w));
+void migration_free(struct migration *m);
 extern const struct peer_ops migration_peer_ops;
+
+/* closing.c */
+void closing_begin(struct migration *m);
+bool closing_is_due(struct migration *m);
 
 /* setup.c */
 const char *setup_refuses(struct ferry *f, const char *name, const struct migration_params *p,
 			  struct vm *vm, char *text, size_t len);
 int setup_describe(struct migration *m);
-void setup_on_connected(void *owner);
+void setup_begin(struct migration *m);
 void setup_go_on(struct migration *m);
 
 /* rounds.c */
@@ -104,6 +136,8 @@ extern const struct precopy_ops rounds_precopy_ops;
 
 /* account.c */
 void account_begin(struct migration *m);
+void account_learn(struct migration *m);
+void account_learned(struct migration *m);
 void account_stopping(struct migration *m);
 void account_stopped(struct migration *m, const struct vmferry_msg_paused *p);
 void account_expect(struct migration *m);
@@ -115,6 +149,8 @@ void account_dropped(struct migration *m, const struct wire_ready *r);
 bool account_may_try_again(struct migration *m, struct prediction *best);
 void account_read_brownout(struct migration *m);
 void account_end(struct migration *m);
+void account_close(struct migration *m);
+void account_closed(struct migration *m);
 const char *account_words(const struct migration *m, const struct prediction *p, char *text, size_t len);
 
 /* switchover.c: actions of the source's machine, and what their answers bring */

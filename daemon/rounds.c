@@ -4,7 +4,7 @@
  *
  * Theory of operation
  *
- *   round sent and placed -> HARVEST -> collect -> predict -> decide/convergence.c
+ *   round sent and placed -> HARVEST -> collect (a work) -> predict -> decide/convergence.c
  *        ^                                                      |
  *        +---- go on, throttle, stalled <-----------------------+--> switch: EV_CONVERGED
  *
@@ -17,6 +17,7 @@
 
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "migration_private.h"
 
 #define MIN_ROUND_NS 5000000ULL /* shorter rounds that lead nowhere wait this long */
@@ -74,11 +75,8 @@ static void on_channel_failed(void *owner, unsigned int channel, int err)
 
 const struct precopy_ops rounds_precopy_ops = { on_job_done, on_channel_failed };
 
-/** rounds_collect() - add what is dirty to the set; on failure the migration has ended */
-int rounds_collect(struct migration *m)
+static int note_collected(struct migration *m, int err)
 {
-	int err = precopy_collect(&m->precopy);
-
 	if (err) {
 		if (err == -EIO)
 			migration_blame(m, "the kernel module may have missed writes of the guest");
@@ -90,6 +88,16 @@ int rounds_collect(struct migration *m)
 	if (m->report.nr_rounds)
 		m->report.rounds[m->report.nr_rounds - 1].dirty = m->precopy.set.nr_set;
 	return err;
+}
+
+/**
+ * rounds_collect() - add what is dirty to the set; on failure the migration has ended
+ *
+ * For while the guest stands still, when little is dirty: a hand-over to a worker would take longer.
+ */
+int rounds_collect(struct migration *m)
+{
+	return note_collected(m, precopy_collect(&m->precopy));
 }
 
 static void on_throttled(void *arg, int status, const void *body, uint32_t len)
@@ -320,6 +328,28 @@ static void note_progress(struct migration *m)
 	arm_progress(m);
 }
 
+/* A round of a large guest clears and fills megabytes of bitmaps: milliseconds. */
+static void collect(struct work *w)
+{
+	struct migration *m = w->owner;
+
+	fault_point_of("collect", m->name);
+	m->work_err = precopy_collect(&m->precopy);
+}
+
+static void on_collected(struct work *w)
+{
+	struct migration *m = w->owner;
+
+	if (closing_is_due(m) || note_collected(m, m->work_err))
+		return;
+	note_progress(m);
+	if (m->pings >= FIRST_PINGS)
+		rounds_ping(m);
+	if (m->state <= SRC_PREPARED)
+		next_round(m);
+}
+
 static void on_harvested(void *arg, int status, const void *body, uint32_t len)
 {
 	struct migration *m = arg;
@@ -336,18 +366,12 @@ static void on_harvested(void *arg, int status, const void *body, uint32_t len)
 	}
 	m->collected_before_ns = m->collected_ns;
 	m->collected_ns = now_ns();
-	if (rounds_collect(m))
-		return;
-	note_progress(m);
-	if (m->pings >= FIRST_PINGS)
-		rounds_ping(m);
-	if (m->state <= SRC_PREPARED)
-		next_round(m);
+	migration_do(m, collect, on_collected);
 }
 
 static void ask_harvest(struct migration *m)
 {
-	if (m->harvesting || m->precopy.job != PRECOPY_NONE)
+	if (m->harvesting || m->work.is_out || m->precopy.job != PRECOPY_NONE)
 		return;
 	m->harvesting = true;
 	vm_ask(m->vm, VM_HARVEST, NULL, 0, -1, on_harvested, m);

@@ -112,6 +112,7 @@ static void on_paused(void *arg, int status, const void *body, uint32_t len)
 void switchover_stop_vcpus(struct migration *m)
 {
 	m->attempt++;
+	m->may_be_stopped = true;
 	m->report.tries++;
 	loop_timer_stop(&m->pause);
 	migration_set_status(m, MIGRATION_DEVICE);
@@ -241,6 +242,7 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}
+	m->may_be_stopped = false;
 	if (len == sizeof(r))
 		memcpy(&r, body, sizeof(r));
 	m->t.resumed = r.first_entry_ns > m->t.last_exit ? r.first_entry_ns : now_ns();

@@ -15,6 +15,15 @@
 #include <time.h>
 #include <unistd.h>
 
+/** fault_point_of() - fault_point() NAME.OF, of one guest among others */
+void fault_point_of(const char *name, const char *of)
+{
+	char both[160];
+
+	if (secure_getenv("VMFERRY_FAULTS") && (size_t)snprintf(both, sizeof(both), "%s.%s", name, of) < sizeof(both))
+		fault_point(both);
+}
+
 /** fault_point() - waits while a test holds the point @name; not for the loop's thread */
 void fault_point(const char *name)
 {

@@ -3,5 +3,6 @@
 #define BASE_FAULT_H
 
 void fault_point(const char *name);
+void fault_point_of(const char *name, const char *of);
 
 #endif

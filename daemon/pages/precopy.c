@@ -45,7 +45,7 @@ static void on_sent(void *owner)
 	struct channel_counters sum;
 	uint64_t ns, zero_ns;
 
-	if (!all_are_done(p) || job == PRECOPY_NONE)
+	if (p->is_aborted || !all_are_done(p) || job == PRECOPY_NONE)
 		return;
 	if (job == PRECOPY_ROUND && p->placed_round < p->round)
 		return;
@@ -58,35 +58,50 @@ static void on_sent(void *owner)
 	p->ops->done(p->owner, job, sum.wire - p->bytes_before, ns, ns > zero_ns ? ns - zero_ns : 1);
 }
 
-/** precopy_init() - precopy_fini() is owed also after a failure */
+/**
+ * precopy_init() - nothing is mapped or started yet, see precopy_make_room()
+ *
+ * Context: the loop. precopy_fini() is owed also after a failure.
+ */
 int precopy_init(struct precopy *p, struct loop *loop, const struct precopy_config *c,
 		 const struct precopy_ops *ops, void *owner)
 {
-	int err = page_set_init(&p->set, c->sizes, c->nr_regions);
-
 	p->ops = ops;
 	p->owner = owner;
 	p->dirty = c->dirty;
+	p->sizes = c->sizes;
 	p->share = (struct channel_share){ .regions = c->regions,
 					   .nr_regions = c->nr_regions,
 					   .dirty = c->dirty,
-					   .state_fd = c->state_fd,
+					   .state_fd = -1,
 					   .bucket = &p->bucket,
 					   .zstd_level = c->zstd_level,
 					   .event = &p->sent };
 	token_bucket_init(&p->bucket, c->max_bandwidth, now_ns());
-	return err ? err : loop_event_init(&p->sent, loop, on_sent, p);
+	return loop_event_init(&p->sent, loop, on_sent, p);
 }
 
+/** precopy_make_room() - maps the page set; may block */
+int precopy_make_room(struct precopy *p)
+{
+	return page_set_init(&p->set, p->sizes, p->share.nr_regions);
+}
+
+/** precopy_set_state_fd() - where PRECOPY_STATE finds the state; the caller's until precopy_close(); before precopy_open() */
+void precopy_set_state_fd(struct precopy *p, int fd)
+{
+	p->share.state_fd = fd;
+}
+
+/** precopy_fini() - on the loop; it does not block if precopy_close() has returned before */
 void precopy_fini(struct precopy *p)
 {
 	precopy_close(p);
 	loop_event_fini(&p->sent);
-	page_set_fini(&p->set);
 	token_bucket_fini(&p->bucket);
 }
 
-/** precopy_open() - makes @socks channels; those taken over are -1 afterwards */
+/** precopy_open() - makes @socks channels; those taken over are -1 afterwards; may block: it makes threads */
 int precopy_open(struct precopy *p, int *socks, unsigned int nr)
 {
 	int err = 0;
@@ -101,10 +116,40 @@ int precopy_open(struct precopy *p, int *socks, unsigned int nr)
 	return err;
 }
 
-/** precopy_close() - makes a running job fail, and closes the channels */
-void precopy_close(struct precopy *p)
+static bool is_stopped(const struct precopy *p)
+{
+	return __atomic_load_n(&p->share.abort, __ATOMIC_RELAXED);
+}
+
+/** precopy_stop() - what is under way ends soon: a walk, a job. Context: any thread, at any time */
+void precopy_stop(struct precopy *p)
 {
 	__atomic_store_n(&p->share.abort, true, __ATOMIC_RELAXED);
+}
+
+/**
+ * precopy_abort() - makes a running job, or a walk, fail soon; no callback comes any more
+ *
+ * Context: the loop; does not block. Nobody else may be in precopy_open().
+ */
+void precopy_abort(struct precopy *p)
+{
+	p->is_aborted = true;
+	p->job = PRECOPY_NONE;
+	precopy_stop(p);
+	for (unsigned int i = 0; i < CHANNEL_MAX; i++)
+		if (p->channels[i])
+			channel_send_abort(p->channels[i]);
+}
+
+/**
+ * precopy_close() - ends the channels' threads and unmaps the page set; may block
+ *
+ * Any thread. A running job is made to fail. Calling it again is fine.
+ */
+void precopy_close(struct precopy *p)
+{
+	precopy_stop(p);
 	for (unsigned int i = 0; i < CHANNEL_MAX; i++)
 		if (p->channels[i])
 			channel_send_abort(p->channels[i]);
@@ -112,7 +157,7 @@ void precopy_close(struct precopy *p)
 		channel_send_close(p->channels[i]);
 		p->channels[i] = NULL;
 	}
-	p->job = PRECOPY_NONE;
+	page_set_fini(&p->set);
 }
 
 struct adding {
@@ -133,7 +178,7 @@ int precopy_find_first(struct precopy *p)
 {
 	int err = dirty_drop(p->dirty);
 
-	for (unsigned int i = 0; i < p->share.nr_regions && !err; i++) {
+	for (unsigned int i = 0; i < p->share.nr_regions && !err && !is_stopped(p); i++) {
 		struct adding a = { &p->set, i };
 
 		err = region_each_data(&p->share.regions[i], add_run, &a);
@@ -171,7 +216,7 @@ uint64_t precopy_blocks(const struct precopy *p, unsigned int region, uint8_t **
 	uint64_t nr = (r->size + REGION_BLOCK - 1) / REGION_BLOCK;
 
 	*blocks = calloc(1, (nr + 7) / 8);
-	for (uint64_t b = 0; *blocks && b < nr; b++)
+	for (uint64_t b = 0; *blocks && b < nr && !is_stopped(p); b++)
 		if (block_has_data(r, &p->set.regions[region], b))
 			(*blocks)[b / 8] |= (uint8_t)(1 << b % 8);
 	return nr;

@@ -24,6 +24,9 @@ struct precopy_ops {
  * struct precopy - what is to be sent, and the channels that send it
  * @set: pages of the next job, or of the one that runs: then only read
  * @set_is_sent: all of @set has left; the next collect begins with an empty one
+ *
+ * The loop's, but for the calls that may block: while one of them is under way on another thread all
+ * of it is that thread's.
  */
 struct precopy {
 	struct page_set set;
@@ -34,6 +37,8 @@ struct precopy {
 	const struct precopy_ops *ops;
 	void *owner;
 	struct dirty *dirty;
+	const uint64_t *sizes;
+	bool is_aborted;
 	uint64_t started_ns, bytes_before, zero_ns_before;
 	uint32_t round;	       /* number of the last one begun */
 	uint32_t placed_round; /* the peer has it all in place */
@@ -49,7 +54,6 @@ struct precopy_config {
 	const uint64_t *sizes;
 	unsigned int nr_regions;
 	struct dirty *dirty;
-	int state_fd;
 	uint64_t max_bandwidth; /* bytes a second, 0: no limit */
 	int zstd_level;
 };
@@ -57,7 +61,11 @@ struct precopy_config {
 int precopy_init(struct precopy *p, struct loop *loop, const struct precopy_config *c,
 		 const struct precopy_ops *ops, void *owner);
 void precopy_fini(struct precopy *p);
+int precopy_make_room(struct precopy *p);
+void precopy_set_state_fd(struct precopy *p, int fd);
 int precopy_open(struct precopy *p, int *socks, unsigned int nr);
+void precopy_stop(struct precopy *p);
+void precopy_abort(struct precopy *p);
 void precopy_close(struct precopy *p);
 
 int precopy_find_first(struct precopy *p);

@@ -57,6 +57,7 @@ struct vm_watcher {
  * @devices: those the VMM tells apart, @nr_devices of them
  * @asked: requests of more than one step that are not answered yet
  * @pausing: of those a PAUSE whose answer waits for the module's last harvest
+ * @work: unmaps and closes all once the last reference is gone
  */
 struct vm {
 	char name[VMFERRY_VMM_NAME_LEN];
@@ -85,6 +86,8 @@ struct vm {
 	struct vm_asked *pausing;
 	char tracker_why[200];
 	struct loop *loop;
+	struct worker *worker;
+	struct work work;
 	struct vm_watcher *watcher;
 	struct vm *next;
 };
@@ -115,7 +118,7 @@ int vm_socket_listen(struct vm_list *l, const char *path);
 void vm_socket_stop(struct vm_list *l);
 /* for vm_socket.c */
 void vm_gone(struct vm *vm);
-int vm_make(const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
+int vm_make(struct worker *wk, const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
 	    const struct vmferry_msg_device *devices, int *fds, struct vm **out, char *why, size_t why_len);
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
 		   int fd, vm_answer_fn answer, void *arg);

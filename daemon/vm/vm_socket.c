@@ -209,7 +209,7 @@ static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const
 		memcpy(regions, body + sizeof(r), r.nr_regions * sizeof(regions[0]));
 		memcpy(devices, body + sizeof(r) + r.nr_regions * sizeof(regions[0]),
 		       r.nr_devices * sizeof(devices[0]));
-		err = vm_make(&r, regions, devices, s->fds, &vm, text, sizeof(text));
+		err = vm_make(s->list->worker, &r, regions, devices, s->fds, &vm, text, sizeof(text));
 		why = err ? text : NULL;
 	}
 	drop_fds(s);

@@ -57,7 +57,7 @@ static const struct precopy_ops ops = { on_done, on_failed };
 
 static int setup(void **state)
 {
-	struct precopy_config cfg = { .regions = &region, .sizes = &size, .nr_regions = 1, .state_fd = -1 };
+	struct precopy_config cfg = { .regions = &region, .sizes = &size, .nr_regions = 1 };
 	int pair[2];
 
 	(void)state;
@@ -67,7 +67,7 @@ static int setup(void **state)
 	nr_done = failed = 0;
 	if (ftruncate(region.fd, (off_t)size) || region_map(&region) ||
 	    socketpair(AF_UNIX, SOCK_STREAM, 0, pair) || loop_timer_init(&give_up, loop, on_give_up, NULL) ||
-	    precopy_init(&precopy, loop, &cfg, &ops, NULL))
+	    precopy_init(&precopy, loop, &cfg, &ops, NULL) || precopy_make_room(&precopy))
 		return -1;
 	memset(region.map, 0x5a, size);
 	peer = pair[1];

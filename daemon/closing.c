@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * How a migration ends at the source. Closing blocks: threads are joined, memory is unmapped, BPF programs
+ * are detached. So the end has two steps, and the loop waits in neither.
+ *
+ * Theory of operation
+ *
+ *   loop:    closing_begin()  timers, answers, journal, VMM at full speed, peer and connector closed
+ *      |          \_ a work of the set-up or of a round is out: its done() comes back by closing_is_due()
+ *      v
+ *   worker:  close_all()      channels' threads joined, maps and files closed, probe, learned figures
+ *      v
+ *   loop:    on_closed()      dirty logging off, VM given back, final status; freed if nobody asks for it any more
+ *
+ * Invariants:
+ *   - The guest goes on before any of this: RESUME is asked by the state machine, closing_begin() follows its answer.
+ *   - While a work is out, the page set, the channels, the VM's dirty areas and the state file are the work's. One
+ *     work of a migration is out at a time, and closing_begin() touches none of these.
+ *   - Dirty logging ends after the channels' threads have: they look into the kernel module's area, which goes with it.
+ *   - NEVER is written only of a guest that certainly runs here: a PAUSE without an answered RESUME leaves the
+ *     entry open, and recovery.c resumes the guest when its VMM registers again.
+ *   - The migration is not over before it is closed: a new one of the same VM would share its dirty areas.
+ */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/deadline.h"
+#include "base/error.h"
+#include "base/fault.h"
+#include "migration_private.h"
+
+static void report_end(struct migration *m)
+{
+	const struct migration_report *r = &m->report;
+
+	if (m->state == SRC_DONE) {
+		notice_report("vm %s: moved to %s in %llu ms; downtime %llu us, limit %u ms", m->name,
+			      m->connector.uri,
+			      (unsigned long long)(m->ended_ns - m->started_ns) / NS_PER_MS,
+			      (unsigned long long)(r->blackout_ns ? r->blackout_ns : r->downtime_ns) / 1000,
+			      m->params.downtime_limit_ms);
+		migration_set_status(m, MIGRATION_COMPLETED);
+		return;
+	}
+	if (m->state != SRC_FAILED)
+		return; /* GO was sent, the outcome is not known, and the daemon ends */
+	if (!m->cancelled)
+		error_report("vm %s: not moved: %s; %s", m->name, m->error,
+			     !m->vm->sock ? "its VMM is gone, and the guest with it" :
+			     m->may_be_stopped ? "its VMM has not said that the guest runs on at the source" :
+						 "the guest runs on at the source; retry with \"vmferry migrate\"");
+	migration_set_status(m, m->cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
+}
+
+static void give_vm_back(struct migration *m)
+{
+	struct vm *vm = m->vm;
+
+	if (m->state == SRC_FAILED && vm->sock)
+		vm_ask(vm, VM_STOP_LOG, NULL, 0, -1, NULL, NULL);
+	if (m->state == SRC_FAILED)
+		vm->is_busy = false; /* else until it is released */
+	/* Its RAM must not stay allocated through us once the VMM is gone. */
+	vm_put(vm);
+	m->vm = NULL;
+}
+
+static void close_all(struct work *w)
+{
+	struct migration *m = w->owner;
+
+	fault_point_of("close-migration", m->name);
+	precopy_close(&m->precopy);
+	cleanup_close_fd(&m->state_fd);
+	account_close(m);
+}
+
+static void on_closed(struct work *w)
+{
+	struct migration *m = w->owner;
+
+	precopy_fini(&m->precopy);
+	account_closed(m);
+	report_end(m);
+	give_vm_back(m);
+	m->is_closed = true;
+	if (m->is_dropped)
+		migration_free(m);
+}
+
+static void start_close(struct migration *m)
+{
+	migration_read_report(m, &m->report);
+	m->closing_slot = take_fd(&m->probe_slot);
+	precopy_abort(&m->precopy);
+	migration_do(m, close_all, on_closed);
+}
+
+/**
+ * closing_is_due() - for the done() of each work of a migration: has its end begun meanwhile?
+ *
+ * Return: true: it has; it goes on, and the caller must not.
+ */
+bool closing_is_due(struct migration *m)
+{
+	if (m->is_doomed)
+		start_close(m);
+	return m->is_doomed;
+}
+
+/** closing_begin() - the migration is over: does at once what the guest, its VMM and the peer wait for; see above */
+void closing_begin(struct migration *m)
+{
+	struct vm *vm = m->vm;
+
+	if (m->is_doomed)
+		return;
+	m->is_doomed = true;
+	m->ended_ns = now_ns();
+	loop_timer_fini(&m->budget);
+	rounds_fini_timers(m);
+	if (m->state == SRC_FAILED && vm->sock)
+		rounds_throttle(m, 0);
+	vm_forget(vm, m);
+	if (vm->watcher == &m->watcher)
+		vm->watcher = NULL;
+	account_end(m);
+	journal_forget(m->f->journal, m);
+	if (m->state == SRC_FAILED && !m->may_be_stopped && journal_find(m->f->journal, m->id))
+		journal_note(m->f->journal, m->id, JOURNAL_NEVER);
+	if (m->state == SRC_FAILED)
+		migration_set_status(m, MIGRATION_CANCELLING);
+	peer_close(m->peer);
+	m->peer = NULL;
+	recovery_stop(m->recovery);
+	m->recovery = NULL;
+	connector_fini(&m->connector);
+	precopy_stop(&m->precopy);
+	if (!m->work.is_out)
+		start_close(m);
+}
