@@ -46,7 +46,7 @@ struct channel_share {
 };
 
 /** enum channel_job_kind - ROUND: pages of @set; STATE: device state and the final mark */
-enum channel_job_kind { CHANNEL_NONE, CHANNEL_ROUND, CHANNEL_STATE, CHANNEL_QUIT };
+enum channel_job_kind { CHANNEL_NONE, CHANNEL_ROUND, CHANNEL_STATE };
 
 struct channel_job {
 	enum channel_job_kind kind;

@@ -4,8 +4,13 @@
  *
  * Theory of operation
  *
- * A job is handed over under @lock; its page set is read-only until all channels are
- * done. Every channel walks the whole set and takes its own stripes: 64 KiB stripe s of
+ * A job is handed over without a lock, for a thread that is preempted while it holds one would stop the
+ * loop: the loop writes @job and posts @wake; the thread waits for @wake and reads @job; at the end it
+ * writes @error and @done, with release, and raises the event; the loop reads @done, with acquire. One
+ * job at a time: the loop writes no @job before it has seen @done. A page set is read-only until all
+ * channels are done.
+ *
+ * Every channel walks the whole set and takes its own stripes: 64 KiB stripe s of
  * a region belongs to channel s mod n, so two copies of a page from two rounds travel on
  * one connection, in order, and rounds need no barrier.
  *
@@ -21,6 +26,8 @@
  * receiver then gathers 4 KiB fragments instead of 32 KiB ones (medians of 4 in turns).
  */
 #include <errno.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,11 +64,11 @@ struct channel_sender {
 
 	pthread_t thread;
 	bool thread_is_up;
-	pthread_mutex_t lock;
-	pthread_cond_t wake;
-	struct channel_job job; /* @lock */
-	bool done;		/* @lock */
-	int error;		/* @lock; stays once set */
+	sem_t wake;
+	struct channel_job job; /* the loop's until @wake is posted, then the thread's until @done */
+	atomic_bool done;	/* the thread sets it, the loop clears it */
+	atomic_int error;	/* the thread's; stays once set */
+	atomic_bool quit;
 
 	/* the thread's own */
 	struct packet packet;
@@ -350,28 +357,18 @@ static void *send_thread(void *arg)
 
 	snprintf(name, sizeof(name), "send%u", c->index);
 	pthread_setname_np(pthread_self(), name);
-	pthread_mutex_lock(&c->lock);
 	for (;;) {
-		struct channel_job job;
-		int err;
-
-		while (c->job.kind == CHANNEL_NONE)
-			pthread_cond_wait(&c->wake, &c->lock);
-		job = c->job;
-		if (job.kind == CHANNEL_QUIT)
-			break;
-		c->job.kind = CHANNEL_NONE;
-		err = c->error;
-		pthread_mutex_unlock(&c->lock);
-		if (!err)
-			err = carry_out(c, &job);
-		pthread_mutex_lock(&c->lock);
-		c->error = err;
-		c->done = true;
+		while (sem_wait(&c->wake))
+			;
+		/* Pairs with the release in channel_send_close(). It comes instead of a job, or amid one. */
+		if (atomic_load_explicit(&c->quit, memory_order_acquire))
+			return NULL;
+		if (!atomic_load_explicit(&c->error, memory_order_relaxed))
+			atomic_store_explicit(&c->error, carry_out(c, &c->job), memory_order_relaxed);
+		/* Pairs with the acquire in channel_send_is_done(). Else the next job is written while this one is read. */
+		atomic_store_explicit(&c->done, true, memory_order_release);
 		loop_event_raise(c->share->event);
 	}
-	pthread_mutex_unlock(&c->lock);
-	return NULL;
 }
 
 /** channel_send_open() - takes over @sock, also on failure */
@@ -388,9 +385,8 @@ int channel_send_open(int sock, unsigned int index, struct channel_share *share,
 	c->index = index;
 	c->sock = sock;
 	c->share = share;
-	c->done = true;
-	pthread_mutex_init(&c->lock, NULL);
-	pthread_cond_init(&c->wake, NULL);
+	atomic_init(&c->done, true);
+	sem_init(&c->wake, 0, 0);
 	c->pack_buf = malloc(FLUSH_AT + 2 * PACKET_STRIPE);
 	err = c->pack_buf ? io_plain_open(sock, CHANNEL_TIMEOUT_MS, &c->io) : -ENOMEM;
 	for (unsigned int r = 0; r < share->nr_regions && !err; r++) {
@@ -410,16 +406,15 @@ int channel_send_open(int sock, unsigned int index, struct channel_share *share,
 	return 0;
 }
 
-/** channel_send_close() - call channel_send_abort() first if a job may be running */
+/** channel_send_close() - waits for the thread: call channel_send_abort() first if a job may be running; any thread */
 void channel_send_close(struct channel_sender *c)
 {
 	if (!c)
 		return;
 	if (c->thread_is_up) {
-		pthread_mutex_lock(&c->lock);
-		c->job.kind = CHANNEL_QUIT;
-		pthread_cond_signal(&c->wake);
-		pthread_mutex_unlock(&c->lock);
+		/* Pairs with the acquire in send_thread(): it takes no @job that was never written. */
+		atomic_store_explicit(&c->quit, true, memory_order_release);
+		sem_post(&c->wake);
 		pthread_join(c->thread, NULL);
 	}
 	io_close(c->io);
@@ -428,30 +423,26 @@ void channel_send_close(struct channel_sender *c)
 		free(c->put_off[r]);
 	free(c->pack_buf);
 	close(c->sock);
-	pthread_cond_destroy(&c->wake);
-	pthread_mutex_destroy(&c->lock);
+	sem_destroy(&c->wake);
 	free(c);
 }
 
-/** channel_send_start() - hand over a job; the last one must be done */
+/** channel_send_start() - hand over a job; the last one must be done; waits for nobody */
 void channel_send_start(struct channel_sender *c, const struct channel_job *job)
 {
-	pthread_mutex_lock(&c->lock);
 	c->job = *job;
-	c->done = false;
-	pthread_cond_signal(&c->wake);
-	pthread_mutex_unlock(&c->lock);
+	/* The post orders it before the thread's store of true. */
+	atomic_store_explicit(&c->done, false, memory_order_relaxed);
+	sem_post(&c->wake);
 }
 
 /** channel_send_is_done() - *err: 0, or why this channel is of no more use */
 bool channel_send_is_done(struct channel_sender *c, int *err)
 {
-	bool done;
+	/* Pairs with the release in send_thread(): the job and its page set are the loop's again, the error is set. */
+	bool done = atomic_load_explicit(&c->done, memory_order_acquire);
 
-	pthread_mutex_lock(&c->lock);
-	done = c->done;
-	*err = c->error;
-	pthread_mutex_unlock(&c->lock);
+	*err = done ? atomic_load_explicit(&c->error, memory_order_relaxed) : 0;
 	return done;
 }
 
