@@ -80,6 +80,7 @@ static void on_closed(struct work *w)
 {
 	struct migration *m = w->owner;
 
+	warm_allow();
 	precopy_fini(&m->precopy);
 	account_closed(m);
 	report_end(m);

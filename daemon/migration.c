@@ -337,6 +337,7 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	vm->watcher = &m->watcher;
 	vm->is_busy = true;
 	warm_cease(vm->warm);
+	warm_hold();
 	f->emit(f, m->name, "MIGRATION", migration_status_name(m->status));
 	setup_begin(m);
 	return 0;

@@ -8,14 +8,16 @@
  * registers and again, ever more rarely, when its files have grown. Holes are not
  * touched: nothing is allocated.
  *
- * It ceases when a migration begins. While it touches it holds the lock of our address
- * space, and everybody who maps something waits for it, in a blackout too; hence the
- * small chunks, and no SCHED_IDLE, under which it could be kept from letting go.
+ * It ceases for good when its VM's migration begins, and waits while any VM of this daemon is migrated: while
+ * it touches it holds the lock of our address space, and everybody who maps something waits for it, in a
+ * blackout too; hence also the small chunks, and no SCHED_IDLE, under which it could be kept from letting go.
  */
 #include "warm.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -27,28 +29,46 @@
 #define NICE 10
 #define FIRST_PERIOD_MS 500
 #define LAST_PERIOD_MS 30000
+#define HELD_PERIOD_MS 100 /* from the end of the last migration until it goes on, at most */
 
 struct warm {
 	const struct region *regions;
 	unsigned int nr_regions;
 	pthread_t thread;
-	pthread_mutex_t lock;
-	pthread_cond_t wake;
-	bool quit; /* atomic; set under @lock */
+	atomic_bool quit;
+	sem_t wake; /* posted after @quit is set */
 };
+
+static atomic_uint holds; /* migrations of this daemon that are under way */
 
 struct place_in {
 	struct warm *w;
 	const struct region *r;
 };
 
+static void wait_ms(struct warm *w, uint64_t ms)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += (time_t)(ms / 1000);
+	until.tv_nsec += (long)(ms % 1000) * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	sem_timedwait(&w->wake, &until); /* posted when it shall quit, as the caller sees */
+}
+
 static void touch(void *arg, uint64_t off, uint64_t len)
 {
 	struct place_in *p = arg;
 
-	while (len && !__atomic_load_n(&p->w->quit, __ATOMIC_RELAXED)) {
+	while (len && !p->w->quit) {
 		uint64_t n = len < CHUNK ? len : CHUNK;
 
+		if (holds) {
+			wait_ms(p->w, HELD_PERIOD_MS);
+			continue;
+		}
 		/* Only a wish: where it fails, the page is faulted in when it is needed. */
 		madvise(p->r->map + off, n, MADV_POPULATE_READ);
 		off += n;
@@ -67,21 +87,6 @@ static uint64_t nr_blocks(const struct warm *w)
 	return sum;
 }
 
-static void wait_ms(struct warm *w, uint64_t ms)
-{
-	struct timespec until;
-
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += (time_t)(ms / 1000);
-	until.tv_nsec += (long)(ms % 1000) * 1000000;
-	until.tv_sec += until.tv_nsec / 1000000000;
-	until.tv_nsec %= 1000000000;
-	pthread_mutex_lock(&w->lock);
-	if (!w->quit)
-		pthread_cond_timedwait(&w->wake, &w->lock, &until);
-	pthread_mutex_unlock(&w->lock);
-}
-
 static void *warm_thread(void *arg)
 {
 	struct warm *w = arg;
@@ -89,7 +94,7 @@ static void *warm_thread(void *arg)
 
 	pthread_setname_np(pthread_self(), "warm");
 	setpriority(PRIO_PROCESS, 0, NICE); /* on Linux: of this thread */
-	while (!__atomic_load_n(&w->quit, __ATOMIC_RELAXED)) {
+	while (!w->quit) {
 		uint64_t blocks = nr_blocks(w);
 
 		for (unsigned int i = 0; blocks != seen && i < w->nr_regions; i++) {
@@ -104,7 +109,18 @@ static void *warm_thread(void *arg)
 	return NULL;
 }
 
-/** warm_start() - @regions stay mapped until warm_stop() */
+/** warm_hold() - no VM of this daemon is warmed, from the next chunk on, until warm_allow(); they count. Any thread */
+void warm_hold(void)
+{
+	atomic_fetch_add(&holds, 1);
+}
+
+void warm_allow(void)
+{
+	atomic_fetch_sub(&holds, 1);
+}
+
+/** warm_start() - @regions stay mapped until warm_stop(); may block: it makes a thread */
 int warm_start(const struct region *regions, unsigned int nr_regions, struct warm **out)
 {
 	struct warm *w = calloc(1, sizeof(*w));
@@ -114,12 +130,10 @@ int warm_start(const struct region *regions, unsigned int nr_regions, struct war
 		return -ENOMEM;
 	w->regions = regions;
 	w->nr_regions = nr_regions;
-	pthread_mutex_init(&w->lock, NULL);
-	pthread_cond_init(&w->wake, NULL);
+	sem_init(&w->wake, 0, 0);
 	err = -pthread_create(&w->thread, NULL, warm_thread, w);
 	if (err) {
-		pthread_cond_destroy(&w->wake);
-		pthread_mutex_destroy(&w->lock);
+		sem_destroy(&w->wake);
 		free(w);
 		return err;
 	}
@@ -127,25 +141,22 @@ int warm_start(const struct region *regions, unsigned int nr_regions, struct war
 	return 0;
 }
 
-/** warm_cease() - touch nothing any more, from the next chunk on; NULL is fine */
+/** warm_cease() - touch nothing any more, from the next chunk on; takes no lock; NULL is fine */
 void warm_cease(struct warm *w)
 {
 	if (!w)
 		return;
-	pthread_mutex_lock(&w->lock);
-	__atomic_store_n(&w->quit, true, __ATOMIC_RELAXED);
-	pthread_cond_signal(&w->wake);
-	pthread_mutex_unlock(&w->lock);
+	w->quit = true;
+	sem_post(&w->wake);
 }
 
-/** warm_stop() - waits for at most one chunk; NULL is fine */
+/** warm_stop() - waits for the thread: for one chunk at most; NULL is fine */
 void warm_stop(struct warm *w)
 {
 	if (!w)
 		return;
 	warm_cease(w);
 	pthread_join(w->thread, NULL);
-	pthread_cond_destroy(&w->wake);
-	pthread_mutex_destroy(&w->lock);
+	sem_destroy(&w->wake);
 	free(w);
 }

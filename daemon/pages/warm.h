@@ -7,6 +7,8 @@
 struct warm;
 
 int warm_start(const struct region *regions, unsigned int nr_regions, struct warm **out);
+void warm_hold(void);
+void warm_allow(void);
 void warm_cease(struct warm *w);
 void warm_stop(struct warm *w);
 

@@ -64,6 +64,7 @@ static void tear_down(struct work *w)
 		cleanup_close_fd(&vm->regions[i].fd);
 	}
 	cleanup_close_fd(&vm->kvm_fd);
+	cleanup_close_fd(&vm->area_fd);
 	free(vm->regions);
 	free(vm->sizes);
 }
@@ -91,19 +92,10 @@ static bool cannot_shrink(int fd)
 	return seals >= 0 && seals & F_SEAL_SHRINK;
 }
 
-static int add_region(struct vm *vm, unsigned int i, const struct vmferry_msg_region *from,
-		      int *fd, char *why, size_t why_len)
+static int map_region(struct region *r, unsigned int i, char *why, size_t why_len)
 {
-	struct region *r = &vm->regions[i];
 	int err;
 
-	memcpy(r->name, from->name, sizeof(r->name));
-	r->name[sizeof(r->name) - 1] = '\0';
-	r->gpa = from->gpa;
-	r->size = vm->sizes[i] = from->size;
-	r->fd_off = from->fd_off;
-	r->page_size = from->page_size;
-	r->fd = take_fd(fd);
 	if (!r->size || r->size % REGION_PAGE || r->gpa % REGION_PAGE || r->fd_off % REGION_PAGE) {
 		snprintf(why, why_len, "region %u: size and addresses must be multiples of 4 KiB", i);
 		return -EINVAL;
@@ -120,21 +112,61 @@ static int add_region(struct vm *vm, unsigned int i, const struct vmferry_msg_re
 }
 
 /**
- * vm_make() - a VM from its registration; takes the fds it uses out of @fds
- * @wk: unmaps and frees it one day
+ * vm_map() - map and check what a VM registered with: its RAM, its shared area
  * @why: words for the log on failure
+ *
+ * Context: may block; a thread that has @vm for itself. vm_put() is owed also after a failure.
  */
-int vm_make(struct worker *wk, const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
-	    const struct vmferry_msg_device *devices, int *fds, struct vm **out, char *why, size_t why_len)
+int vm_map(struct vm *vm, char *why, size_t why_len)
 {
-	struct vm *vm = calloc(1, sizeof(*vm));
 	int err = 0;
 
+	fault_point_of("vm-map", vm->name);
+	snprintf(why, why_len, "out of memory");
+	for (unsigned int i = 0; i < vm->nr_regions && !err; i++)
+		err = map_region(&vm->regions[i], i, why, why_len);
+	if (!err && !cannot_shrink(vm->area_fd)) {
+		snprintf(why, why_len, "the shared area's memfd needs F_SEAL_SHRINK");
+		err = -EPERM;
+	}
+	if (!err) {
+		err = dirty_open(vm->area_fd, vm->area_size, vm->sizes, vm->nr_regions, &vm->dirty);
+		if (err)
+			snprintf(why, why_len, "the shared area contradicts itself or the regions");
+	}
+	cleanup_close_fd(&vm->area_fd);
+	return err ? err : warm_start(vm->regions, vm->nr_regions, &vm->warm);
+}
+
+static void add_region(struct vm *vm, const struct vmferry_msg_region *from, int *fd)
+{
+	struct region *r = &vm->regions[vm->nr_regions];
+
+	memcpy(r->name, from->name, sizeof(r->name));
+	r->name[sizeof(r->name) - 1] = '\0';
+	r->gpa = from->gpa;
+	r->size = vm->sizes[vm->nr_regions] = from->size;
+	r->fd_off = from->fd_off;
+	r->page_size = from->page_size;
+	r->fd = take_fd(fd);
+	vm->nr_regions++;
+}
+
+/**
+ * vm_new() - a VM from its registration; takes the fds out of @fds; vm_map() follows
+ * @wk: unmaps and frees it one day
+ * Return: NULL if there is no memory
+ */
+struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
+		  const struct vmferry_msg_device *devices, int *fds)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+
 	if (!vm)
-		return -ENOMEM;
+		return NULL;
 	vm->refs = 1;
 	vm->worker = wk;
-	vm->kvm_fd = -1;
+	vm->kvm_fd = vm->area_fd = -1;
 	memcpy(vm->name, reg->name, sizeof(vm->name) - 1);
 	memcpy(vm->uuid, reg->uuid, sizeof(vm->uuid));
 	memcpy(vm->untracked, reg->untracked, sizeof(vm->untracked) - 1);
@@ -149,34 +181,19 @@ int vm_make(struct worker *wk, const struct vmferry_msg_register *reg, const str
 		vm->devices[i].name[sizeof(vm->devices[i].name) - 1] = '\0';
 		vm->devices[i].kind[sizeof(vm->devices[i].kind) - 1] = '\0';
 	}
-	if (reg->flags & VMFERRY_REGISTER_VM_FD)
-		vm->kvm_fd = take_fd(&fds[reg->nr_regions + 1]);
 	vm->regions = calloc(reg->nr_regions, sizeof(*vm->regions));
 	vm->sizes = calloc(reg->nr_regions, sizeof(*vm->sizes));
-	if (!vm->regions || !vm->sizes)
-		err = -ENOMEM;
-	for (unsigned int i = 0; i < reg->nr_regions && !err; i++) {
-		vm->regions[i].fd = -1;
-		vm->nr_regions++;
-		err = add_region(vm, i, &regions[i], &fds[i + 1], why, why_len);
-	}
-	if (!err && !cannot_shrink(fds[0])) {
-		snprintf(why, why_len, "the shared area's memfd needs F_SEAL_SHRINK");
-		err = -EPERM;
-	}
-	if (!err) {
-		err = dirty_open(fds[0], reg->area_size, vm->sizes, vm->nr_regions, &vm->dirty);
-		if (err)
-			snprintf(why, why_len, "the shared area contradicts itself or the regions");
-	}
-	if (!err)
-		err = warm_start(vm->regions, vm->nr_regions, &vm->warm);
-	if (err) {
+	if (!vm->regions || !vm->sizes) {
 		vm_put(vm);
-		return err;
+		return NULL;
 	}
-	*out = vm;
-	return 0;
+	vm->area_fd = take_fd(&fds[0]);
+	vm->area_size = reg->area_size;
+	if (reg->flags & VMFERRY_REGISTER_VM_FD)
+		vm->kvm_fd = take_fd(&fds[reg->nr_regions + 1]);
+	for (unsigned int i = 0; i < reg->nr_regions; i++)
+		add_region(vm, &regions[i], &fds[i + 1]);
+	return vm;
 }
 
 /* ---- requests; where the kernel module harvests, it has a part in some of them ---- */

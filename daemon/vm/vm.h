@@ -52,12 +52,13 @@ struct vm_watcher {
  * @is_fresh: its RAM is known to be empty (incoming)
  * @is_busy: a migration, or the recovery after one, has it
  * @kvm_fd: KVM's VM, -1 if the VMM does not give it away
+ * @area_fd: of the shared area, until vm_map() has mapped it
  * @peer_pid: whose socket it is, by the kernel's word
  * @tracker: the kernel module harvests; NULL: the VMM does
  * @devices: those the VMM tells apart, @nr_devices of them
  * @asked: requests of more than one step that are not answered yet
  * @pausing: of those a PAUSE whose answer waits for the module's last harvest
- * @work: unmaps and closes all once the last reference is gone
+ * @work: maps all before it is registered, unmaps and closes all once the last reference is gone
  */
 struct vm {
 	char name[VMFERRY_VMM_NAME_LEN];
@@ -79,6 +80,8 @@ struct vm {
 	bool is_fresh;
 	bool is_busy;
 	int kvm_fd;
+	int area_fd;
+	uint64_t area_size;
 	int peer_pid;
 	enum tracker_mode tracker_mode;
 	struct tracker *tracker;
@@ -118,8 +121,9 @@ int vm_socket_listen(struct vm_list *l, const char *path);
 void vm_socket_stop(struct vm_list *l);
 /* for vm_socket.c */
 void vm_gone(struct vm *vm);
-int vm_make(struct worker *wk, const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
-	    const struct vmferry_msg_device *devices, int *fds, struct vm **out, char *why, size_t why_len);
+struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
+		  const struct vmferry_msg_device *devices, int *fds);
+int vm_map(struct vm *vm, char *why, size_t why_len);
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
 		   int fd, vm_answer_fn answer, void *arg);
 void vm_socket_forget(struct vm_socket *s, const void *arg);

@@ -6,6 +6,10 @@
  * something impossible is disconnected; what it owed is answered with -ECONNRESET, then
  * the VM's watcher is told. A request without an answer for REQUEST_TIMEOUT is taken
  * for a VMM that hangs; it is disconnected likewise. Its guest, and all others, go on.
+ *
+ *   REGISTER -> judged -> vm_map(), a work: maps RAM and areas -> on_mapped(): answered, listed
+ *
+ * A connection that is lost meanwhile leaves the registration to its work: on_mapped() undoes it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,6 +20,7 @@
 #include <unistd.h>
 #include <vmferry.h>
 
+#include "base/cleanup.h"
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/fdpass.h"
@@ -32,10 +37,21 @@ struct owed {
 	void *arg;
 };
 
+/* A VM that is being mapped; @s: NULL once that connection is lost */
+struct registration {
+	struct work work;
+	struct vm_socket *s;
+	struct vm *vm;
+	uint32_t seq;
+	int err;
+	char why[160];
+};
+
 struct vm_socket {
 	struct loop_source source;
 	struct vm_list *list;
 	struct vm *vm; /* NULL until registered */
+	struct registration *registration; /* while it is under way */
 	struct vm_socket *next;
 	uint8_t buf[ROOM];
 	size_t len;
@@ -53,12 +69,45 @@ static struct listener {
 	struct vm_socket *all;
 } listener = { .source.fd = -1 };
 
+/* Files that nobody took; the last reference to a memfd frees all of its memory. */
+struct refused {
+	struct work work;
+	int fds[VMFERRY_VMM_MAX_FDS];
+	unsigned int nr;
+};
+
+static void close_refused(struct work *w)
+{
+	struct refused *r = w->owner;
+
+	for (unsigned int i = 0; i < r->nr; i++)
+		cleanup_close_fd(&r->fds[i]);
+}
+
+static void free_refused(struct work *w)
+{
+	free(w->owner);
+}
+
 static void drop_fds(struct vm_socket *s)
 {
-	for (unsigned int i = 0; i < s->nr_fds; i++)
-		if (s->fds[i] >= 0)
-			close(s->fds[i]);
+	struct refused *r = NULL;
+
+	for (unsigned int i = 0; i < s->nr_fds; i++) {
+		if (s->fds[i] < 0)
+			continue;
+		if (!r)
+			r = calloc(1, sizeof(*r));
+		if (r)
+			r->fds[r->nr++] = take_fd(&s->fds[i]);
+		else
+			cleanup_close_fd(&s->fds[i]);
+	}
 	s->nr_fds = 0;
+	if (r) {
+		r->work = (struct work){ .run = close_refused, .done = free_refused, .owner = r };
+		worker_do(s->list->worker, &r->work);
+	}
 }
 
 static void unlink_vm(struct vm_list *l, struct vm *vm)
@@ -83,6 +132,8 @@ static void disconnect(struct vm_socket *s)
 	loop_timer_fini(&s->patience);
 	close(s->source.fd);
 	drop_fds(s);
+	if (s->registration)
+		s->registration->s = NULL;
 	if (vm) {
 		vm->sock = NULL;
 		unlink_vm(s->list, vm);
@@ -160,7 +211,7 @@ static bool is_terminated(const char *text)
 static const char *judge(struct vm_socket *s, const struct vmferry_msg *m,
 			 const struct vmferry_msg_register *r)
 {
-	if (!s->greeted || s->vm || m->len < sizeof(*r))
+	if (!s->greeted || s->vm || s->registration || m->len < sizeof(*r))
 		return "bad registration";
 	if (!is_terminated(r->name) || !memchr(r->untracked, '\0', VMFERRY_VMM_NAME_LEN))
 		return "bad name in registration";
@@ -184,33 +235,97 @@ static int peer_pid(int sock)
 	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) ? 0 : cred.pid;
 }
 
-static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
+static bool is_known(struct vm_list *l, const char *name, bool incoming)
+{
+	for (struct vm_socket *o = listener.all; o; o = o->next)
+		if (o->registration && !strcmp(o->registration->vm->name, name) &&
+		    vm_is_incoming(o->registration->vm) == incoming)
+			return true;
+	return vm_find(l, name, incoming);
+}
+
+static void map(struct work *w)
+{
+	struct registration *r = w->owner;
+
+	r->err = vm_map(r->vm, r->why, sizeof(r->why));
+}
+
+static void enlist(struct vm_socket *s, struct vm *vm)
+{
+	s->vm = vm;
+	vm->sock = s;
+	vm->next = s->list->first;
+	s->list->first = vm;
+	notice_report("vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs", vm->name, vm->pid,
+		      vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
+	s->list->registered(s->list->owner, vm);
+}
+
+static void on_mapped(struct work *w)
+{
+	struct registration *r = w->owner;
+	struct vm_socket *s = r->s;
+
+	if (s)
+		s->registration = NULL;
+	if (!s || r->err)
+		vm_put(r->vm);
+	if (s && r->err) {
+		reply(s, VMFERRY_MSG_REGISTER, r->seq, -EINVAL, NULL, 0);
+		reject(s, r->why);
+	} else if (s && reply(s, VMFERRY_MSG_REGISTER, r->seq, 0, NULL, 0)) {
+		vm_put(r->vm);
+		disconnect(s);
+	} else if (s) {
+		enlist(s, r->vm);
+	}
+	free(r);
+}
+
+/* Takes @s's fds over. NULL: out of memory */
+static struct registration *registration_new(struct vm_socket *s, const struct vmferry_msg_register *reg,
+					     const uint8_t *body, uint32_t seq)
 {
 	struct vmferry_msg_region regions[VMFERRY_MAX_REGIONS];
 	struct vmferry_msg_device devices[VMFERRY_VMM_MAX_DEVICES];
+	struct registration *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	memcpy(regions, body + sizeof(*reg), reg->nr_regions * sizeof(regions[0]));
+	memcpy(devices, body + sizeof(*reg) + reg->nr_regions * sizeof(regions[0]),
+	       reg->nr_devices * sizeof(devices[0]));
+	r->vm = vm_new(s->list->worker, reg, regions, devices, s->fds);
+	if (!r->vm) {
+		free(r);
+		return NULL;
+	}
+	r->work = (struct work){ .run = map, .done = on_mapped, .owner = r };
+	r->s = s;
+	r->seq = seq;
+	r->vm->loop = s->list->loop;
+	r->vm->tracker_mode = s->list->tracker;
+	r->vm->peer_pid = peer_pid(s->source.fd);
+	return r;
+}
+
+static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
+{
 	struct vmferry_msg_register r = { 0 };
-	char text[160] = "out of memory";
+	char text[160];
 	const char *why;
-	struct vm *vm;
-	int err;
 
 	memcpy(&r, body, m->len < sizeof(r) ? m->len : sizeof(r));
 	why = judge(s, m, &r);
-	if (!why) {
-		bool incoming = r.run_state == VMFERRY_RUN_INCOMING ||
-				r.run_state == VMFERRY_RUN_LOADED;
-
-		if (vm_find(s->list, r.name, incoming)) {
-			snprintf(text, sizeof(text), "a VM named %s is registered already", r.name);
-			why = text;
-		}
+	if (!why && is_known(s->list, r.name, r.run_state == VMFERRY_RUN_INCOMING ||
+					      r.run_state == VMFERRY_RUN_LOADED)) {
+		snprintf(text, sizeof(text), "a VM named %s is registered already", r.name);
+		why = text;
 	}
 	if (!why) {
-		memcpy(regions, body + sizeof(r), r.nr_regions * sizeof(regions[0]));
-		memcpy(devices, body + sizeof(r) + r.nr_regions * sizeof(regions[0]),
-		       r.nr_devices * sizeof(devices[0]));
-		err = vm_make(s->list->worker, &r, regions, devices, s->fds, &vm, text, sizeof(text));
-		why = err ? text : NULL;
+		s->registration = registration_new(s, &r, body, m->seq);
+		why = s->registration ? NULL : "out of memory";
 	}
 	drop_fds(s);
 	if (why) {
@@ -218,18 +333,8 @@ static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const
 		reject(s, why);
 		return -1;
 	}
-	s->vm = vm;
-	vm->sock = s;
-	vm->loop = s->list->loop;
-	vm->tracker_mode = s->list->tracker;
-	vm->peer_pid = peer_pid(s->source.fd);
-	vm->next = s->list->first;
-	s->list->first = vm;
-	err = reply(s, m->type, m->seq, 0, NULL, 0);
-	notice_report("vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs", vm->name, vm->pid,
-		      vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
-	s->list->registered(s->list->owner, vm);
-	return err;
+	worker_do(s->list->worker, &s->registration->work);
+	return 0;
 }
 
 static void note_run_state(struct vm *vm, uint32_t type)

@@ -9,7 +9,7 @@ A work is held at its fault point (daemon/base/fault.c), for one guest, web1.
 Seen to fail: with works run on the loop's thread (worker_do() calling run() itself) every test here: the daemon does
 not answer within 30 s; without closing_is_due() in the done() of a set-up's work the daemon crashes or never ends the
 migration; with NEVER noted before RESUME is answered, a_vmm_that_does_not_resume_leaves_its_entry_open."""
-import os, signal, sys
+import os, signal, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from faults import Faults
 from ferry import SLOW, Failed, Scene, ended, expect, main, migrate, wait_for
@@ -162,6 +162,71 @@ def ram_of_a_departed_guest_held():
         wait_for('the RAM to be let go', lambda: not holds(h.a))
 
 
+def registration_held():
+    """mapping the RAM of a VM that registers, checking its areas, the thread that warms it"""
+    def register(ends):
+        with Held('vm-map') as h:
+            h.src.kill()
+            threading.Thread(target=new_vmm, args=(h,), daemon=True).start()
+            h.wait()
+            expect('web1' not in h.a.vms(), 'it is listed already')
+            ends(h)
+
+    def new_vmm(h):
+        try:
+            h.new = h.scene.vmm(h.a, name='web1', append='v0=seq:20:4', ram='32M')
+        except (Failed, OSError):
+            pass  # it was killed, or the daemon has ended
+
+    def it_registers(h):
+        h.others_go_on()
+        h.release()
+        wait_for('it to be listed', lambda: 'web1' in h.a.vms())
+        h.again()
+
+    def it_is_killed(h):
+        victim = h.scene.procs[-1]
+        victim.kill()
+        h.others_go_on()
+        h.release()
+        wait_for('the RAM to be let go', lambda: not holds(h.a))
+
+    def the_daemon_ends(h):
+        h.a.proc.send_signal(signal.SIGTERM)
+        wait_for('the signal to be taken', lambda: 'ending on signal' in h.a.text())
+        h.release()
+        expect(h.a.proc.wait(30 * SLOW) == 0, f'the daemon ended with {h.a.proc.returncode}')
+
+    for ends in (it_registers, it_is_killed, the_daemon_ends):
+        register(ends)
+
+
+def nobody_is_warmed_during_a_migration():
+    """populating page tables keeps everybody who maps memory waiting. Seen to fail without warm_hold()"""
+    with Held('first-set') as h:
+        h.begin()
+        before = mapped_kib(h.a)
+        third = h.scene.vmm(h.a, name='web3', append='v0=seq:20:4', ram='64M')
+        third.wait_filled()
+        time.sleep(2)  # its first turns come within half a second
+        expect(mapped_kib(h.a) < before + 8192, f'from {before} to {mapped_kib(h.a)} KiB meanwhile')
+        h.release()
+        wait_for('the end', lambda: ended(h.a))
+        wait_for('the third to be warmed', lambda: mapped_kib(h.a) > 32768, 60)
+
+
+def mapped_kib(daemon):
+    """of guests' RAM, in its page tables"""
+    sum, is_ram = 0, False
+    with open(f'/proc/{daemon.proc.pid}/smaps') as f:
+        for line in f:
+            if not line[0].isupper():
+                is_ram = 'memfd:ram' in line
+            elif is_ram and line.startswith('Rss:'):
+                sum += int(line.split()[1])
+    return sum
+
+
 def holds(daemon):
     """does it map more memory of guests than those it lists have?"""
     with open(f'/proc/{daemon.proc.pid}/maps') as f:
@@ -170,4 +235,5 @@ def holds(daemon):
 
 
 main([each_step_held_and_cancelled, each_step_held_and_its_vmm_killed, each_step_held_and_the_daemon_told_to_end,
-      the_end_held_after_a_move, the_end_held_after_a_cancel, ram_of_a_departed_guest_held])
+      the_end_held_after_a_move, the_end_held_after_a_cancel, ram_of_a_departed_guest_held, registration_held,
+      nobody_is_warmed_during_a_migration])
