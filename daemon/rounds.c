@@ -97,7 +97,7 @@ static int note_collected(struct migration *m, int err)
  */
 int rounds_collect(struct migration *m)
 {
-	return note_collected(m, precopy_collect(&m->precopy));
+	return note_collected(m, precopy_collect(&m->precopy, false));
 }
 
 static void on_throttled(void *arg, int status, const void *body, uint32_t len)
@@ -334,7 +334,7 @@ static void collect(struct work *w)
 	struct migration *m = w->owner;
 
 	fault_point_of("collect", m->name);
-	m->work_err = precopy_collect(&m->precopy);
+	m->work_err = precopy_collect(&m->precopy, true);
 }
 
 static void on_collected(struct work *w)

@@ -47,16 +47,32 @@ struct area {
 };
 
 /*
+ * struct dirty_kmod - the kernel module's area
+ * @fd: of the attachment, to map the area again when it has grown
+ * @gpas: of our regions
+ */
+struct dirty_kmod {
+	struct area area;
+	int fd;
+	uint64_t *gpas;
+};
+
+/*
  * @vmm: the VMM's area: all, or, where the kernel module harvests, its own writes
- * @kmod: the module's area; map NULL if there is none
- * @kmod_fd: to map it again when it has grown; the caller's
+ * @kmod: NULL: the module does not harvest
+ * @sizes: of our regions
  */
 struct dirty {
-	struct area vmm, kmod;
-	int kmod_fd;
-	uint64_t *gpas, *sizes; /* of our regions; gpas only with @kmod */
+	struct area vmm;
+	struct dirty_kmod *kmod;
+	uint64_t *sizes;
 	unsigned int nr;
 };
+
+static const struct area *kmod_area(const struct dirty *d)
+{
+	return d->kmod && d->kmod->area.map ? &d->kmod->area : NULL;
+}
 
 /* Do @nr items of @each bytes lie in the area at @off, aligned to 8? */
 static bool lies_within(uint64_t size, uint64_t off, uint64_t nr, uint64_t each)
@@ -169,9 +185,8 @@ int dirty_open(int area_fd, uint64_t size, const uint64_t *region_sizes, unsigne
 		return -ENOMEM;
 	d->nr = nr_regions;
 	d->sizes = calloc(nr_regions, sizeof(*d->sizes));
-	d->gpas = calloc(nr_regions, sizeof(*d->gpas));
 	d->vmm.views = calloc(nr_regions, sizeof(*d->vmm.views));
-	if (d->sizes && d->gpas && d->vmm.views) {
+	if (d->sizes && d->vmm.views) {
 		memcpy(d->sizes, region_sizes, nr_regions * sizeof(*d->sizes));
 		err = map_area(&d->vmm, area_fd, size);
 	}
@@ -190,9 +205,8 @@ void dirty_close(struct dirty *d)
 	if (!d)
 		return;
 	unmap_area(&d->vmm);
-	unmap_area(&d->kmod);
+	dirty_free_kmod(d->kmod);
 	free(d->sizes);
-	free(d->gpas);
 	free(d);
 }
 
@@ -209,31 +223,31 @@ static uint64_t generation_after(const struct area *a)
 
 /* ---- the kernel module's area, whose regions may come and go ---- */
 
-static int map_kmod(struct dirty *d)
+static int map_kmod(struct dirty_kmod *k)
 {
-	struct vmferry_area_header *h = mmap(NULL, VMFERRY_PAGE_SIZE, PROT_READ, MAP_SHARED, d->kmod_fd, 0);
+	struct vmferry_area_header *h = mmap(NULL, VMFERRY_PAGE_SIZE, PROT_READ, MAP_SHARED, k->fd, 0);
 	uint64_t size;
 
 	if (h == MAP_FAILED)
 		return -errno;
 	size = __atomic_load_n(&h->total_size, __ATOMIC_ACQUIRE);
 	munmap(h, VMFERRY_PAGE_SIZE);
-	if (d->kmod.map && d->kmod.size == size)
+	if (k->area.map && k->area.size == size)
 		return 0;
-	if (d->kmod.map)
-		munmap(d->kmod.map, d->kmod.size);
-	d->kmod.map = NULL;
-	return map_area(&d->kmod, d->kmod_fd, size);
+	if (k->area.map)
+		munmap(k->area.map, k->area.size);
+	k->area.map = NULL;
+	return map_area(&k->area, k->fd, size);
 }
 
 /* -EAGAIN: the table was being written */
-static int read_kmod_table(struct dirty *d, struct view *views)
+static int read_kmod_table(const struct dirty *d, struct dirty_kmod *k, struct view *views)
 {
-	struct area *a = &d->kmod;
+	struct area *a = &k->area;
 	struct vmferry_area_header h;
 	uint64_t generation;
 	unsigned int found = 0;
-	int err = map_kmod(d);
+	int err = map_kmod(k);
 
 	if (err)
 		return err;
@@ -242,11 +256,11 @@ static int read_kmod_table(struct dirty *d, struct view *views)
 	if (generation & 1)
 		return -EAGAIN;
 	err = read_header(a, &h);
-	for (unsigned int k = 0; !err && k < h.nr_regions; k++) {
-		struct vmferry_region r = read_region(a, h.region_off, k);
+	for (unsigned int n = 0; !err && n < h.nr_regions; n++) {
+		struct vmferry_region r = read_region(a, h.region_off, n);
 
 		for (unsigned int i = 0; i < d->nr && !err; i++)
-			if (d->gpas[i] == r.gpa && d->sizes[i] == r.size) {
+			if (k->gpas[i] == r.gpa && d->sizes[i] == r.size) {
 				err = check_region(a, &r, d->sizes[i], &views[i]);
 				found++;
 			}
@@ -264,50 +278,83 @@ static int read_kmod_table(struct dirty *d, struct view *views)
 /*
  * Reads the table anew. A region that has another place now is all dirty in @to: bits of
  * its old place may have been another region's when we took them, or went with it.
+ * @may_wait: for the module to have written all of it: 100 ms
  */
-static int follow_kmod(struct dirty *d, struct page_set *to)
+static int follow_kmod(const struct dirty *d, struct dirty_kmod *k, struct page_set *to, bool may_wait)
 {
 	struct view *views = calloc(d->nr, sizeof(*views));
-	const uint8_t *map = d->kmod.map;
+	const uint8_t *map = k->area.map;
 	int err = views ? -EAGAIN : -ENOMEM;
 
 	for (int tries = 0; err == -EAGAIN && tries < 1000; tries++) {
-		err = read_kmod_table(d, views);
-		if (err == -EAGAIN)
+		err = read_kmod_table(d, k, views);
+		if (err == -EAGAIN && may_wait)
 			usleep(100);
 	}
 	for (unsigned int i = 0; !err && to && i < d->nr; i++)
-		if ((uint8_t *)views[i].words - d->kmod.map != (uint8_t *)d->kmod.views[i].words - map)
+		if ((uint8_t *)views[i].words - k->area.map != (uint8_t *)k->area.views[i].words - map)
 			page_set_add(to, i, 0, d->sizes[i] >> VMFERRY_PAGE_SHIFT);
 	if (!err)
-		memcpy(d->kmod.views, views, d->nr * sizeof(*views));
+		memcpy(k->area.views, views, d->nr * sizeof(*views));
 	free(views);
 	return err;
 }
 
 /**
- * dirty_add_kmod() - collect what the kernel module publishes, too
- * @fd: the attachment; the caller's, open until dirty_remove_kmod()
+ * dirty_map_kmod() - map and check what the kernel module publishes; dirty_use_kmod() follows
+ * @fd: the attachment; taken over, also on failure
  * @gpas: guest-physical address of each region
+ *
+ * Context: may block; any thread: it only reads what of @d does not change.
  * Return: 0, -ESTALE: KVM has no slot for one of the regions
  */
-int dirty_add_kmod(struct dirty *d, int fd, const uint64_t *gpas)
+int dirty_map_kmod(const struct dirty *d, int fd, const uint64_t *gpas, struct dirty_kmod **out)
 {
-	int err;
+	struct dirty_kmod *k = calloc(1, sizeof(*k));
+	int err = -ENOMEM;
 
-	d->kmod_fd = fd;
-	memcpy(d->gpas, gpas, d->nr * sizeof(*gpas));
-	d->kmod.views = calloc(d->nr, sizeof(*d->kmod.views));
-	err = d->kmod.views ? follow_kmod(d, NULL) : -ENOMEM;
+	if (!k) {
+		close(fd);
+		return -ENOMEM;
+	}
+	k->fd = fd;
+	k->gpas = calloc(d->nr, sizeof(*k->gpas));
+	k->area.views = calloc(d->nr, sizeof(*k->area.views));
+	if (k->gpas && k->area.views) {
+		memcpy(k->gpas, gpas, d->nr * sizeof(*gpas));
+		err = follow_kmod(d, k, NULL, true);
+	}
 	if (err)
-		unmap_area(&d->kmod);
+		dirty_free_kmod(k);
+	else
+		*out = k;
 	return err;
 }
 
-/** dirty_remove_kmod() - nothing of the module's area is mapped any more */
-void dirty_remove_kmod(struct dirty *d)
+/** dirty_use_kmod() - collect from @k, too; it is @d's now */
+void dirty_use_kmod(struct dirty *d, struct dirty_kmod *k)
 {
-	unmap_area(&d->kmod);
+	d->kmod = k;
+}
+
+/** dirty_take_kmod() - collect no more from the module's area; the caller's to free; NULL if there was none */
+struct dirty_kmod *dirty_take_kmod(struct dirty *d)
+{
+	struct dirty_kmod *k = d->kmod;
+
+	d->kmod = NULL;
+	return k;
+}
+
+/** dirty_free_kmod() - nothing of it is mapped any more; may block: it may be the last to let go; NULL is fine */
+void dirty_free_kmod(struct dirty_kmod *k)
+{
+	if (!k)
+		return;
+	unmap_area(&k->area);
+	close(k->fd);
+	free(k->gpas);
+	free(k);
 }
 
 static uint64_t take_word(const struct view *v, uint64_t w)
@@ -352,28 +399,24 @@ static uint64_t collect_area(const struct area *a, unsigned int nr, struct page_
 	return n;
 }
 
-static int collect_kmod(struct dirty *d, struct page_set *to, uint64_t *taken)
+static int collect_kmod(struct dirty *d, struct page_set *to, uint64_t *taken, bool may_wait)
 {
+	struct area *a = &d->kmod->area;
 	int err = 0;
 
-	if (generation_of(&d->kmod) != d->kmod.generation)
-		err = follow_kmod(d, to);
+	if (generation_of(a) != a->generation)
+		err = follow_kmod(d, d->kmod, to, may_wait);
 	if (!err)
-		*taken += collect_area(&d->kmod, d->nr, to);
+		*taken += collect_area(a, d->nr, to);
 	/* A table that changed while we took them is seen now. */
-	if (!err && generation_after(&d->kmod) != d->kmod.generation)
-		err = follow_kmod(d, to);
-	if (!err && __atomic_load_n(&d->kmod.header->flags, __ATOMIC_ACQUIRE) & VMFERRY_AREA_BROKEN)
+	if (!err && generation_after(a) != a->generation)
+		err = follow_kmod(d, d->kmod, to, may_wait);
+	if (!err && __atomic_load_n(&a->header->flags, __ATOMIC_ACQUIRE) & VMFERRY_AREA_BROKEN)
 		err = -EIO;
 	return err;
 }
 
-/**
- * dirty_collect() - move all visible dirty pages into @to (which may hold some already)
- * @taken: pages moved, may be NULL
- * Return: 0; -ESTALE: a region has gone; -EIO: the module may have missed writes
- */
-int dirty_collect(struct dirty *d, struct page_set *to, uint64_t *taken)
+static int collect(struct dirty *d, struct page_set *to, uint64_t *taken, bool may_wait)
 {
 	uint64_t n = 0;
 	int err = 0;
@@ -381,11 +424,29 @@ int dirty_collect(struct dirty *d, struct page_set *to, uint64_t *taken)
 	if (generation_of(&d->vmm) != d->vmm.generation)
 		return -ESTALE;
 	n += collect_area(&d->vmm, d->nr, to);
-	if (d->kmod.map)
-		err = collect_kmod(d, to, &n);
+	if (kmod_area(d))
+		err = collect_kmod(d, to, &n, may_wait);
 	if (taken)
 		*taken = n;
 	return err;
+}
+
+/**
+ * dirty_collect() - move all visible dirty pages into @to (which may hold some already)
+ * @taken: pages moved, may be NULL
+ *
+ * Context: may block, for milliseconds where much is dirty.
+ * Return: 0; -ESTALE: a region has gone; -EIO: the module may have missed writes
+ */
+int dirty_collect(struct dirty *d, struct page_set *to, uint64_t *taken)
+{
+	return collect(d, to, taken, true);
+}
+
+/** dirty_collect_now() - the same while the guest stands still; -EAGAIN: its memory layout is just being changed */
+int dirty_collect_now(struct dirty *d, struct page_set *to)
+{
+	return collect(d, to, NULL, false);
 }
 
 /**
@@ -396,15 +457,15 @@ uint64_t dirty_peek(const struct dirty *d, unsigned int region, uint64_t word)
 {
 	uint64_t bits = __atomic_load_n(&d->vmm.views[region].words[word], __ATOMIC_RELAXED);
 
-	if (d->kmod.map)
-		bits |= __atomic_load_n(&d->kmod.views[region].words[word], __ATOMIC_RELAXED);
+	if (kmod_area(d))
+		bits |= __atomic_load_n(&kmod_area(d)->views[region].words[word], __ATOMIC_RELAXED);
 	return bits;
 }
 
 /** dirty_heat() - how often the 2 MiB around @page were found dirty of late; 0 where nobody counts */
 uint8_t dirty_heat(const struct dirty *d, unsigned int region, uint64_t page)
 {
-	const uint8_t *heat = d->kmod.map ? d->kmod.views[region].heat : NULL;
+	const uint8_t *heat = kmod_area(d) ? kmod_area(d)->views[region].heat : NULL;
 
 	return heat ? __atomic_load_n(&heat[page >> 9], __ATOMIC_RELAXED) : 0;
 }
@@ -424,7 +485,7 @@ uint64_t dirty_throttled_ns(const struct dirty *d, unsigned int vcpu)
 /** dirty_read_counters() - the harvester's figures; they need not agree with each other */
 void dirty_read_counters(const struct dirty *d, struct dirty_counters *c)
 {
-	const struct vmferry_area_header *h = d->kmod.map ? d->kmod.header : d->vmm.header;
+	const struct vmferry_area_header *h = kmod_area(d) ? kmod_area(d)->header : d->vmm.header;
 
 	c->flags = __atomic_load_n(&h->flags, __ATOMIC_RELAXED);
 	c->harvests = __atomic_load_n(&h->harvests, __ATOMIC_RELAXED);

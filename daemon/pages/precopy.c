@@ -222,13 +222,13 @@ uint64_t precopy_blocks(const struct precopy *p, unsigned int region, uint8_t **
 	return nr;
 }
 
-/** precopy_collect() - add what is dirty to the set; no job may run */
-int precopy_collect(struct precopy *p)
+/** precopy_collect() - add what is dirty to the set; no job may run; @may_wait: on a thread that may block */
+int precopy_collect(struct precopy *p, bool may_wait)
 {
 	if (p->set_is_sent)
 		page_set_clear(&p->set);
 	p->set_is_sent = false;
-	return dirty_collect(p->dirty, &p->set, NULL);
+	return may_wait ? dirty_collect(p->dirty, &p->set, NULL) : dirty_collect_now(p->dirty, &p->set);
 }
 
 /** precopy_start() - the last job must have ended; @state_len, @attempt: of PRECOPY_STATE */

@@ -70,7 +70,7 @@ void precopy_close(struct precopy *p);
 
 int precopy_find_first(struct precopy *p);
 uint64_t precopy_blocks(const struct precopy *p, unsigned int region, uint8_t **blocks);
-int precopy_collect(struct precopy *p);
+int precopy_collect(struct precopy *p, bool may_wait);
 void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, uint32_t attempt);
 void precopy_placed(struct precopy *p, uint32_t round);
 bool precopy_counters(const struct precopy *p, struct channel_counters *sum);

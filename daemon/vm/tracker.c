@@ -8,11 +8,12 @@
  *
  * The module's requests wait for KVM, and so for the VMM: one that hangs in a KVM ioctl
  * must not hang the loop. So a thread asks, one request after the other, and one that is
- * not answered in time is answered with -ETIMEDOUT. The thread is never waited for: who
- * closes the tracker leaves it to the thread to stop logging, close the attachment and
- * free what both use.
+ * not answered in time is answered with -ETIMEDOUT. The thread is made by a work, and never
+ * waited for: who closes the tracker leaves it to the thread to stop logging, close the
+ * attachment and KVM's VM, and free what both use.
  *
- * @lock covers all fields that both sides use.
+ * @lock covers all fields that both sides use. The thread holds it for a few instructions, and inherits the
+ * priority of the loop that waits for it.
  */
 #include "tracker.h"
 
@@ -29,6 +30,8 @@
 
 #include "base/cleanup.h"
 #include "base/deadline.h"
+#include "base/fault.h"
+#include "base/lock.h"
 
 #define DEVICE "/dev/vmferry"
 #define MAX_REQUESTS 8
@@ -58,6 +61,8 @@ struct tracker {
 
 	int vm_fd, pid, fd;
 	char why[160]; /* of the last failure; written before it is answered */
+	struct work spawn;
+	int spawn_err;
 
 	/* the loop's */
 	struct loop_event event;
@@ -74,8 +79,6 @@ static void put(struct tracker *t)
 	pthread_mutex_unlock(&t->lock);
 	if (!last)
 		return;
-	if (t->vm_fd >= 0)
-		close(t->vm_fd);
 	pthread_cond_destroy(&t->wake);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
@@ -187,11 +190,11 @@ static void *tracker_thread(void *arg)
 		loop_event_raise(&t->event);
 	}
 	pthread_mutex_unlock(&t->lock);
-	/* The area is not mapped any more: our fd is the last, and closing it waits, here. */
-	if (t->fd >= 0) {
+	/* Whoever closes the last reference waits: we, or dirty_free_kmod(). */
+	if (t->fd >= 0)
 		ioctl(t->fd, VMFERRY_STOP, 0);
-		close(t->fd);
-	}
+	cleanup_close_fd(&t->fd);
+	cleanup_close_fd(&t->vm_fd);
 	put(t);
 	return NULL;
 }
@@ -250,49 +253,76 @@ static void lost_patience(void *owner)
 	put(t);
 }
 
+static void spawn(struct work *w)
+{
+	struct tracker *t = w->owner;
+	pthread_attr_t detached;
+	pthread_t thread;
+	char pid[16];
+
+	snprintf(pid, sizeof(pid), "%d", t->pid);
+	fault_point_of("spawn-tracker", pid);
+	pthread_attr_init(&detached);
+	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+	t->spawn_err = -pthread_create(&thread, &detached, tracker_thread, t);
+	pthread_attr_destroy(&detached);
+	if (t->spawn_err)
+		cleanup_close_fd(&t->vm_fd);
+}
+
+static void on_spawned(struct work *w)
+{
+	struct tracker *t = w->owner;
+
+	if (t->spawn_err) {
+		explain(t, t->spawn_err, "no thread can be made for it");
+		pthread_mutex_lock(&t->lock);
+		t->is_closed = true;
+		pthread_mutex_unlock(&t->lock);
+		answer_all(t, t->spawn_err);
+		put(t); /* the thread's */
+	}
+	put(t);
+}
+
 /**
  * tracker_open() - nothing is asked of the module yet
  * @vm_fd: KVM VM, duplicated
  * @pid: its VMM
  */
-int tracker_open(struct loop *loop, int vm_fd, int pid, struct tracker **out)
+int tracker_open(struct loop *loop, struct worker *wk, int vm_fd, int pid, struct tracker **out)
 {
 	struct tracker *t = calloc(1, sizeof(*t));
-	pthread_attr_t detached;
-	pthread_t thread;
 	int err;
 
 	if (!t)
 		return -ENOMEM;
 	t->fd = t->event.source.fd = t->patience.source.fd = -1;
 	t->pid = pid;
-	t->refs = 2; /* the loop's and the thread's */
-	pthread_mutex_init(&t->lock, NULL);
+	t->refs = 3; /* the loop's, the work's and the thread's */
+	lock_init(&t->lock);
 	pthread_cond_init(&t->wake, NULL);
 	t->vm_fd = fcntl(vm_fd, F_DUPFD_CLOEXEC, 0);
 	err = t->vm_fd < 0 ? -errno : loop_event_init(&t->event, loop, on_done, t);
 	if (!err)
 		err = loop_timer_init(&t->patience, loop, lost_patience, t);
-	if (!err) {
-		pthread_attr_init(&detached);
-		pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-		err = -pthread_create(&thread, &detached, tracker_thread, t);
-		pthread_attr_destroy(&detached);
-	}
 	if (err) {
 		loop_timer_fini(&t->patience);
 		loop_event_fini(&t->event);
+		cleanup_close_fd(&t->vm_fd); /* not the last: the caller has it, too */
 		t->refs = 1;
 		put(t);
 		return err;
 	}
+	t->spawn = (struct work){ .run = spawn, .done = on_spawned, .owner = t };
+	worker_do(wk, &t->spawn);
 	*out = t;
 	return 0;
 }
 
 /**
  * tracker_close() - stop logging, in the background; NULL is fine
- * What is owed is answered with -ECANCELED. The area must not be mapped any more.
+ * What is owed is answered with -ECANCELED.
  */
 void tracker_close(struct tracker *t)
 {

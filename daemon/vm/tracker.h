@@ -5,6 +5,7 @@
 #include <stdbool.h>
 
 #include "base/loop.h"
+#include "base/worker.h"
 
 /** enum tracker_mode - who is to harvest: the kernel module where it can be had, or must it */
 enum tracker_mode { TRACKER_AUTO, TRACKER_KMOD, TRACKER_VMM };
@@ -14,7 +15,7 @@ struct tracker;
 /** tracker_fn - @err: 0, a negative errno; on the loop */
 typedef void (*tracker_fn)(void *arg, int err);
 
-int tracker_open(struct loop *loop, int vm_fd, int pid, struct tracker **out);
+int tracker_open(struct loop *loop, struct worker *wk, int vm_fd, int pid, struct tracker **out);
 void tracker_close(struct tracker *t);
 void tracker_start(struct tracker *t, tracker_fn done, void *arg);
 void tracker_harvest(struct tracker *t, bool final, tracker_fn done, void *arg);

@@ -198,6 +198,15 @@ struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, con
 
 /* ---- requests; where the kernel module harvests, it has a part in some of them ---- */
 
+/* @tracker_nr: of the tracker that it is of; @fd: the attachment */
+struct tracker_area {
+	unsigned int tracker_nr;
+	int fd;
+	uint64_t gpas[VMFERRY_MAX_REGIONS];
+	struct dirty_kmod *kmod;
+	int err;
+};
+
 /*
  * A request that takes more than one step. @body: the VMM's answer, while the module
  * harvests for the last time. @answer: NULL once nobody waits for it.
@@ -209,6 +218,9 @@ struct vm_asked {
 	void *arg;
 	uint8_t body[64];
 	uint32_t len;
+	/* The module's area, which is being mapped for a tracker that may have gone meanwhile. */
+	struct work work;
+	struct tracker_area area;
 };
 
 static void ask_vmm(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
@@ -270,10 +282,40 @@ void vm_gone(struct vm *vm)
 	tracker_close(t);
 }
 
+struct dropped_area {
+	struct work work;
+	struct dirty_kmod *kmod;
+};
+
+static void unmap_dropped(struct work *w)
+{
+	struct dropped_area *d = w->owner;
+
+	dirty_free_kmod(d->kmod);
+}
+
+static void free_dropped(struct work *w)
+{
+	free(w->owner);
+}
+
+static void drop_area(struct vm *vm, struct dirty_kmod *k)
+{
+	struct dropped_area *d = k ? calloc(1, sizeof(*d)) : NULL;
+
+	if (d) {
+		d->kmod = k;
+		d->work = (struct work){ .run = unmap_dropped, .done = free_dropped, .owner = d };
+		worker_do(vm->worker, &d->work);
+	} else {
+		dirty_free_kmod(k);
+	}
+}
+
 /* Nobody looks at the module's area any more. */
 static void drop_tracker(struct vm *vm)
 {
-	dirty_remove_kmod(vm->dirty); /* else the mapping, not the tracker's thread, would be the last to let go */
+	drop_area(vm, dirty_take_kmod(vm->dirty));
 	vm_gone(vm);
 }
 
@@ -282,15 +324,6 @@ static void start_vmm_log(struct vm *vm, uint32_t flags, vm_answer_fn answer, vo
 	struct vmferry_msg_start_log start = { .flags = flags };
 
 	ask_vmm(vm, VM_START_LOG, &start, sizeof(start), -1, answer, arg);
-}
-
-static int add_kmod_area(struct vm *vm)
-{
-	uint64_t gpas[VMFERRY_MAX_REGIONS];
-
-	for (unsigned int i = 0; i < vm->nr_regions; i++)
-		gpas[i] = vm->regions[i].gpa;
-	return dirty_add_kmod(vm->dirty, tracker_fd(vm->tracker), gpas);
 }
 
 static void fall_back(struct vm_asked *a, int err)
@@ -308,6 +341,37 @@ static void fall_back(struct vm_asked *a, int err)
 	free_asked(a);
 }
 
+static void map_area(struct work *w)
+{
+	struct vm_asked *a = w->owner;
+	struct tracker_area *t = &a->area;
+
+	fault_point_of("map-area", a->vm->name);
+	t->err = dirty_map_kmod(a->vm->dirty, t->fd, t->gpas, &t->kmod);
+}
+
+static void on_area_mapped(struct work *w)
+{
+	struct vm_asked *a = w->owner;
+	struct tracker_area *t = &a->area;
+	struct vm *vm = a->vm;
+
+	if (!vm->tracker || vm->tracker_nr != t->tracker_nr) { /* called off */
+		drop_area(vm, t->kmod);
+		finish_asked(a, -ECANCELED);
+		free_asked(a);
+	} else if (t->err) {
+		snprintf(vm->tracker_why, sizeof(vm->tracker_why), t->err == -ESTALE ?
+			 "KVM has no slot for one of its regions" :
+			 "the module's area cannot be used: %s", strerror(-t->err));
+		fall_back(a, t->err);
+	} else {
+		dirty_use_kmod(vm->dirty, t->kmod);
+		start_vmm_log(vm, VMFERRY_LOG_MARKS_ONLY, a->answer, a->arg);
+		free_asked(a);
+	}
+}
+
 static void on_tracker_started(void *arg, int err)
 {
 	struct vm_asked *a = arg;
@@ -320,19 +384,15 @@ static void on_tracker_started(void *arg, int err)
 	}
 	if (err) {
 		snprintf(vm->tracker_why, sizeof(vm->tracker_why), "%s", tracker_why(vm->tracker));
-	} else {
-		err = add_kmod_area(vm);
-		if (err)
-			snprintf(vm->tracker_why, sizeof(vm->tracker_why), err == -ESTALE ?
-				 "KVM has no slot for one of its regions" :
-				 "the module's area cannot be used: %s", strerror(-err));
-	}
-	if (err) {
 		fall_back(a, err);
 		return;
 	}
-	start_vmm_log(vm, VMFERRY_LOG_MARKS_ONLY, a->answer, a->arg);
-	free_asked(a);
+	a->area.tracker_nr = vm->tracker_nr;
+	a->area.fd = fcntl(tracker_fd(vm->tracker), F_DUPFD_CLOEXEC, 0);
+	for (unsigned int i = 0; i < vm->nr_regions; i++)
+		a->area.gpas[i] = vm->regions[i].gpa;
+	a->work = (struct work){ .run = map_area, .done = on_area_mapped, .owner = a };
+	worker_do(vm->worker, &a->work);
 }
 
 static void start_log(struct vm *vm, vm_answer_fn answer, void *arg)
@@ -355,7 +415,8 @@ static void start_log(struct vm *vm, vm_answer_fn answer, void *arg)
 		fall_back(a, -EOPNOTSUPP);
 		return;
 	}
-	err = tracker_open(vm->loop, vm->kvm_fd, vm->peer_pid, &vm->tracker);
+	vm->tracker_nr++;
+	err = tracker_open(vm->loop, vm->worker, vm->kvm_fd, vm->peer_pid, &vm->tracker);
 	if (err) {
 		snprintf(vm->tracker_why, sizeof(vm->tracker_why), "%s", strerror(-err));
 		fall_back(a, err);

@@ -55,6 +55,7 @@ struct vm_watcher {
  * @area_fd: of the shared area, until vm_map() has mapped it
  * @peer_pid: whose socket it is, by the kernel's word
  * @tracker: the kernel module harvests; NULL: the VMM does
+ * @tracker_nr: how many it has had: a work of one finds out that it is not there any more
  * @devices: those the VMM tells apart, @nr_devices of them
  * @asked: requests of more than one step that are not answered yet
  * @pausing: of those a PAUSE whose answer waits for the module's last harvest
@@ -85,6 +86,7 @@ struct vm {
 	int peer_pid;
 	enum tracker_mode tracker_mode;
 	struct tracker *tracker;
+	unsigned int tracker_nr;
 	struct vm_asked *asked;
 	struct vm_asked *pausing;
 	char tracker_why[200];

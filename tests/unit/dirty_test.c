@@ -166,11 +166,16 @@ struct two {
 static int open_two(void **state)
 {
 	struct two *t = calloc(1, sizeof(*t));
+	struct dirty_kmod *k;
+	int err;
 
 	*state = t;
-	return area_init(&t->vmm, regions, 2, 1) || area_init(&t->kmod, kmod_regions, 3, 1) ||
+	err = area_init(&t->vmm, regions, 2, 1) || area_init(&t->kmod, kmod_regions, 3, 1) ||
 	       dirty_open(t->vmm.fd, t->vmm.size, sizes, 2, &t->d) || page_set_init(&t->set, sizes, 2) ||
-	       dirty_add_kmod(t->d, t->kmod.fd, gpas);
+	       dirty_map_kmod(t->d, dup(t->kmod.fd), gpas, &k);
+	if (!err)
+		dirty_use_kmod(t->d, k);
+	return err;
 }
 
 static int close_two(void **state)
@@ -200,7 +205,7 @@ static void both_areas_are_collected(void **state)
 	assert_int_equal(t->set.regions[0].words[5], 3 << 4);
 	assert_int_equal(t->set.regions[1].words[12], 1);
 	assert_int_equal(t->set.nr_set, 3);
-	dirty_remove_kmod(t->d);
+	dirty_free_kmod(dirty_take_kmod(t->d));
 	area_publish(&t->kmod, 2, 6, 1);
 	assert_int_equal(dirty_collect(t->d, &t->set, &n), 0);
 	assert_int_equal(n, 0);

@@ -63,9 +63,10 @@ void vm_socket_forget(struct vm_socket *s, const void *arg)
 			vmm[i].answer = NULL;
 }
 
-int tracker_open(struct loop *loop, int vm_fd, int pid, struct tracker **out)
+int tracker_open(struct loop *loop, struct worker *wk, int vm_fd, int pid, struct tracker **out)
 {
 	(void)loop;
+	(void)wk;
 	(void)vm_fd;
 	(void)pid;
 	tracker.open++;
@@ -113,17 +114,39 @@ const char *tracker_why(const struct tracker *t)
 	return "the test says so";
 }
 
-int dirty_add_kmod(struct dirty *d, int fd, const uint64_t *gpas)
+static struct dirty_kmod { int mapped; } area, *in_use;
+
+int dirty_map_kmod(const struct dirty *d, int fd, const uint64_t *gpas, struct dirty_kmod **out)
 {
 	(void)d;
 	(void)fd;
 	(void)gpas;
-	return area_error;
+	if (area_error)
+		return area_error;
+	area.mapped++;
+	*out = &area;
+	return 0;
 }
 
-void dirty_remove_kmod(struct dirty *d)
+void dirty_use_kmod(struct dirty *d, struct dirty_kmod *k)
 {
 	(void)d;
+	in_use = k;
+}
+
+struct dirty_kmod *dirty_take_kmod(struct dirty *d)
+{
+	struct dirty_kmod *k = in_use;
+
+	(void)d;
+	in_use = NULL;
+	return k;
+}
+
+void dirty_free_kmod(struct dirty_kmod *k)
+{
+	if (k)
+		k->mapped--;
 }
 
 void dirty_close(struct dirty *d)
@@ -165,10 +188,27 @@ void region_unmap(struct region *r)
 	(void)r;
 }
 
-/* Done at once: what is tested here is what comes before. */
+static bool holds_works;
+static struct work *held;
+
+/* Done at once, or when the test says so. */
 void worker_do(struct worker *wk, struct work *w)
 {
 	(void)wk;
+	if (holds_works && !held) {
+		held = w;
+		return;
+	}
+	w->run(w);
+	w->done(w);
+}
+
+static void work_is_done(void)
+{
+	struct work *w = held;
+
+	held = NULL;
+	holds_works = false;
 	w->run(w);
 	w->done(w);
 }
@@ -245,6 +285,7 @@ static int teardown(void **state)
 	(void)state;
 	vm->kvm_fd = -1;
 	assert_int_equal(vm->refs, 1); /* nobody holds it for an answer that came */
+	in_use = NULL; /* with dirty_close() */
 	vm_put(vm);
 	assert_int_equal(tracker.open, 0);
 	return 0;
@@ -399,6 +440,46 @@ static void only_who_is_forgotten_is_not_answered(void **state)
 	assert_int_equal(answers, 2);
 }
 
+/* Seen to fail with on_area_mapped() asking only whether there is a tracker: the second one got the first one's area. */
+static void an_area_of_a_tracker_that_is_gone_is_not_used(void **state)
+{
+	(void)state;
+	area.mapped = 0;
+	holds_works = true;
+	ask(VM_START_LOG);
+	module_answers(0, 0);
+	assert_non_null(held);
+	assert_int_equal(nr_vmm, 0); /* not before the area is there */
+	ask(VM_START_LOG); /* anew, while that of the first is being mapped */
+	work_is_done();
+	assert_int_equal(answers, 1);
+	assert_int_equal(status, -ECANCELED);
+	assert_int_equal(area.mapped, 0);
+	assert_null(in_use);
+	module_answers(1, 0);
+	assert_ptr_equal(in_use, &area);
+	vmm_answers(0, 0, 0);
+	assert_int_equal(answers, 2);
+	assert_int_equal(status, 0);
+	ask(VM_STOP_LOG);
+	assert_null(in_use);
+	assert_int_equal(area.mapped, 0);
+}
+
+static void an_area_that_is_mapped_when_its_vmm_is_gone_is_let_go(void **state)
+{
+	(void)state;
+	area.mapped = 0;
+	holds_works = true;
+	ask(VM_START_LOG);
+	module_answers(0, 0);
+	vm_gone(vm);
+	work_is_done();
+	assert_int_equal(answers, 1);
+	assert_int_equal(status, -ECANCELED);
+	assert_int_equal(area.mapped, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -411,6 +492,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_vm_that_goes_is_owed_nothing, setup_logging, teardown),
 		cmocka_unit_test_setup_teardown(who_is_forgotten_is_not_answered, setup_logging, teardown),
 		cmocka_unit_test_setup_teardown(only_who_is_forgotten_is_not_answered, setup_logging, teardown),
+		cmocka_unit_test_setup_teardown(an_area_of_a_tracker_that_is_gone_is_not_used, setup, teardown),
+		cmocka_unit_test_setup_teardown(an_area_that_is_mapped_when_its_vmm_is_gone_is_let_go, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
