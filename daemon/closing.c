@@ -47,23 +47,35 @@ static void report_end(struct migration *m)
 		return; /* GO was sent, the outcome is not known, and the daemon ends */
 	if (!m->cancelled)
 		error_report("vm %s: not moved: %s; %s", m->name, m->error,
-			     !m->vm->sock ? "its VMM is gone, and the guest with it" :
+			     !migration_vmm(m)->sock ? "its VMM is gone, and the guest with it" :
 			     m->may_be_stopped ? "its VMM has not said that the guest runs on at the source" :
 						 "the guest runs on at the source; retry with \"vmferry migrate\"");
 	migration_set_status(m, m->cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);
 }
 
-static void give_vm_back(struct migration *m)
+static void let_go(struct migration *m, struct vm *vm)
 {
-	struct vm *vm = m->vm;
-
 	if (m->state == SRC_FAILED && vm->sock)
 		vm_ask(vm, VM_STOP_LOG, NULL, 0, -1, NULL, NULL);
 	if (m->state == SRC_FAILED)
 		vm->is_busy = false; /* else until it is released */
 	/* Its RAM must not stay allocated through us once the VMM is gone. */
 	vm_put(vm);
-	m->vm = NULL;
+}
+
+static void give_vm_back(struct migration *m)
+{
+	if (m->vm_back)
+		let_go(m, m->vm_back);
+	let_go(m, m->vm);
+	m->vm = m->vm_back = NULL;
+}
+
+static void forget_answers(struct migration *m, struct vm *vm)
+{
+	vm_forget(vm, m);
+	if (vm->watcher == &m->watcher || vm->watcher == &m->back_watcher)
+		vm->watcher = NULL;
 }
 
 static void close_all(struct work *w)
@@ -113,19 +125,17 @@ bool closing_is_due(struct migration *m)
 /** closing_begin() - the migration is over: does at once what the guest, its VMM and the peer wait for; see above */
 void closing_begin(struct migration *m)
 {
-	struct vm *vm = m->vm;
-
 	if (m->is_doomed)
 		return;
 	m->is_doomed = true;
 	m->ended_ns = now_ns();
 	loop_timer_fini(&m->budget);
 	rounds_fini_timers(m);
-	if (m->state == SRC_FAILED && vm->sock)
+	if (m->state == SRC_FAILED && m->vm->sock)
 		rounds_throttle(m, 0);
-	vm_forget(vm, m);
-	if (vm->watcher == &m->watcher)
-		vm->watcher = NULL;
+	forget_answers(m, m->vm);
+	if (m->vm_back)
+		forget_answers(m, m->vm_back);
 	account_end(m);
 	journal_forget(m->f->journal, m);
 	if (m->state == SRC_FAILED && !m->may_be_stopped && journal_find(m->f->journal, m->id))

@@ -184,6 +184,55 @@ static void on_vm_lost(void *owner)
 	migration_step(m, EV_VMM_LOST);
 }
 
+/** migration_vmm() - who is asked about the guest: its VMM as it registered last */
+struct vm *migration_vmm(const struct migration *m)
+{
+	return m->vm_back ? m->vm_back : m->vm;
+}
+
+static void on_vm_back_lost(void *owner)
+{
+	struct migration *m = owner;
+	struct vm *vm = m->vm_back;
+
+	vm->watcher = NULL;
+	m->vm_back = NULL;
+	vm_put(vm);
+}
+
+/**
+ * migration_vm_is_back() - the VMM of a guest that is on its way has registered again
+ *
+ * What it is told comes from the migration, never from recovery.c: before GO the guest goes on here and the
+ * migration is over; after GO it waits for what becomes of it over there.
+ * Return: false: there is no such migration, or it has left the guest to recovery.c
+ */
+bool migration_vm_is_back(struct ferry *f, struct vm *vm)
+{
+	struct migration *m = migration_find(f, vm->name);
+	bool runs = vm->run_state == VMFERRY_RUN_RUNNING;
+
+	if (!m || m->is_doomed || m->vm_back)
+		return false;
+	m->vm_back = vm_get(vm);
+	m->back_watcher = (struct vm_watcher){ on_vm_back_lost, m };
+	vm->watcher = &m->back_watcher;
+	vm->is_busy = true;
+	if (src_guest_may_run_here(m->state)) {
+		m->may_be_stopped = !runs;
+		migration_blame(m, "its VMM closed the connection and registered again during the switchover");
+		migration_step(m, EV_CANCEL);
+		return true;
+	}
+	if (runs)
+		error_report("vm %s: GO was sent to %s, and its VMM (pid %d) registered again with a guest that runs: "
+			     "it may run twice; stop one of them", m->name, m->connector.uri, vm->pid);
+	else
+		notice_report("vm %s: its VMM registered again; the guest stays %s: GO was sent to %s", m->name,
+			      vm_state_name(vm), m->connector.uri);
+	return true;
+}
+
 static void tell(struct migration *m, enum wire_type type)
 {
 	struct wire_abort abort = { .attempt = m->attempt };

@@ -141,6 +141,7 @@ int migration_start(struct ferry *f, const char *vm, const char *uri,
 		    const struct migration_params *params, char *why, size_t why_len);
 int migration_cancel(struct ferry *f, const char *vm, char *why, size_t why_len);
 int migration_resolve(struct ferry *f, const char *vm, bool run_here, char *why, size_t why_len);
+bool migration_vm_is_back(struct ferry *f, struct vm *vm);
 struct migration *migration_find(struct ferry *f, const char *vm);
 void migration_stop_all(struct ferry *f, const char *reason);
 

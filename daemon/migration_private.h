@@ -33,6 +33,7 @@ struct try_times {
 /**
  * struct migration - one guest on its way; the loop's
  * @vm: until it is closed; a reference of its own
+ * @vm_back: the same guest, after its VMM has registered again; a reference, too, and a watcher
  * @work: what blocks, one at a time: see setup.c, rounds.c, closing.c. While it is out, @precopy, the
  *	dirty areas of @vm and @state_fd are its; the loop looks into none of them
  * @work_err: what @work came to
@@ -43,7 +44,7 @@ struct try_times {
  */
 struct migration {
 	struct ferry *f;
-	struct vm *vm;
+	struct vm *vm, *vm_back;
 	struct migration *next;
 	struct work work;
 	int work_err;
@@ -60,7 +61,7 @@ struct migration {
 	struct migration_ahead ahead[VMFERRY_MAX_REGIONS];
 	struct peer *peer;
 	struct precopy precopy;
-	struct vm_watcher watcher;
+	struct vm_watcher watcher, back_watcher;
 
 	enum src_state state;
 	bool harvesting;
@@ -110,6 +111,7 @@ uint64_t migration_limit_ns(const struct migration *m);
 uint64_t migration_margin_ns(const struct migration *m);
 void migration_do(struct migration *m, void (*run)(struct work *w), void (*done)(struct work *w));
 void migration_free(struct migration *m);
+struct vm *migration_vmm(const struct migration *m);
 extern const struct peer_ops migration_peer_ops;
 
 /* closing.c */

@@ -297,11 +297,13 @@ static void destination_registered(struct ferry *f, struct vm *vm)
 		clean(vm);
 }
 
-/** recovery_registered() - called for each VM that registers */
+/** recovery_registered() - called for each VM that registers; one whose migration is alive is answered by that */
 void recovery_registered(void *owner, struct vm *vm)
 {
 	struct ferry *f = owner;
 
+	if (!vm_is_incoming(vm) && migration_vm_is_back(f, vm))
+		return;
 	if (vm_is_incoming(vm))
 		destination_registered(f, vm);
 	else

@@ -234,11 +234,17 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 	struct migration *m = arg;
 	struct vmferry_msg_resumed r = { 0 };
 
+	/* A VMM that refuses since its guest is not stopped. */
+	if (status == -EINVAL && migration_vmm(m)->run_state == VMFERRY_RUN_RUNNING) {
+		m->may_be_stopped = false;
+		migration_step(m, EV_VMM_LOST);
+		return;
+	}
 	if (status) {
-		if (status != -ECONNRESET && m->vm)
+		if (status != -ECONNRESET)
 			error_report("vm %s: its VMM cannot resume the guest: %s; the guest is stopped at "
 				     "the source; look at the VMM (pid %d)",
-				     m->name, strerror(-status), m->vm->pid);
+				     m->name, strerror(-status), migration_vmm(m)->pid);
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}
@@ -251,7 +257,7 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 
 void switchover_resume_guest(struct migration *m)
 {
-	vm_ask(m->vm, VM_RESUME, NULL, 0, -1, on_resumed, m);
+	vm_ask(migration_vmm(m), VM_RESUME, NULL, 0, -1, on_resumed, m);
 	m->t.resume_asked = now_ns();
 	loop_timer_stop(&m->budget);
 }
@@ -312,5 +318,5 @@ void switchover_hold(struct migration *m)
 void switchover_release(struct migration *m)
 {
 	migration_note_tracker(m); /* while it is still there */
-	recovery_release(m->f, m->vm, m->id);
+	recovery_release(m->f, migration_vmm(m), m->id);
 }
