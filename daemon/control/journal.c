@@ -338,7 +338,7 @@ static void carry_out(struct journal *j, struct job *jobs)
 			     "touched by this", j->path, strerror(-err));
 	if (!questions)
 		return;
-	fault_point("journal_sync");
+	fault_point("journal-sync");
 	if (fdatasync(j->fd) && !err)
 		err = -errno;
 	preallocate_marks(j);

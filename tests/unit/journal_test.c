@@ -285,7 +285,7 @@ static void a_disk_that_hangs_stops_no_decision(void **state)
 
 	(void)state;
 	assert_non_null(mkdtemp(folder));
-	snprintf(point, sizeof(point), "%s/journal_sync", folder);
+	snprintf(point, sizeof(point), "%s/journal-sync", folder);
 	snprintf(held, sizeof(held), "%s.held", point);
 	close(open(point, O_CREAT | O_WRONLY, 0600));
 	setenv("VMFERRY_FAULTS", folder, 1);
