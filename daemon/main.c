@@ -128,7 +128,11 @@ int main(int argc, char **argv)
 		return err > 0 ? 0 : 2;
 	}
 	set_priority(o.nice_level);
-	err = start(&f, &o, &signals);
+	err = log_open();
+	if (err)
+		error_report("vmferryd: cannot start the log: %s", strerror(-err));
+	else
+		err = start(&f, &o, &signals);
 	if (!err) {
 		notice_report("vmferryd %s: ready; peers at %s, VMMs at %s, control at %s",
 			      VMFERRY_RELEASE, o.listen, o.vmm_socket, o.control_socket);
@@ -150,5 +154,6 @@ int main(int argc, char **argv)
 	if (!err || err == -EINTR)
 		unlink(o.control_socket), unlink(o.vmm_socket);
 	options_free(&o);
+	log_close();
 	return err ? 1 : 0;
 }
