@@ -154,7 +154,7 @@ static void accept_ready(struct loop_source *s, uint32_t events)
 	}
 	address_tune(fd);
 	g->f = f;
-	g->source = (struct loop_source){ fd, greeter_ready, g };
+	g->source = (struct loop_source){ .fd = fd, .ready = greeter_ready, .owner = g, .name = "greeting" };
 	if (loop_timer_init(&g->patience, f->loop, greeter_impatient, g) ||
 	    loop_add(f->loop, &g->source, EPOLLIN)) {
 		loop_timer_fini(&g->patience);
@@ -177,7 +177,7 @@ int greeter_listen(struct ferry *f, const char *uri)
 		error_report("cannot listen for peers at %s: %s", uri, why);
 		return fd;
 	}
-	listener.source = (struct loop_source){ fd, accept_ready, f };
+	listener.source = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = f, .name = "peers" };
 	return loop_add(f->loop, &listener.source, EPOLLIN);
 }
 

@@ -47,7 +47,10 @@ static int watch_signals(struct ferry *f, struct loop_source *s)
 	sigaddset(&set, SIGINT);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	*s = (struct loop_source){ signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), on_signal, f };
+	*s = (struct loop_source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
+				   .ready = on_signal,
+				   .owner = f,
+				   .name = "signal" };
 	return s->fd < 0 ? -errno : loop_add(f->loop, s, EPOLLIN);
 }
 

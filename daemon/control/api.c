@@ -464,7 +464,7 @@ static void accept_ready(struct loop_source *s, uint32_t events)
 		return;
 	}
 	c->api = a;
-	c->source = (struct loop_source){ fd, client_ready, c };
+	c->source = (struct loop_source){ .fd = fd, .ready = client_ready, .owner = c, .name = "client" };
 	if (loop_add(a->f->loop, &c->source, EPOLLIN)) {
 		close(fd);
 		free(c);
@@ -494,7 +494,7 @@ int api_listen(struct ferry *f, const char *path)
 	}
 	a->f = f;
 	a->params = migration_default_params;
-	a->source = (struct loop_source){ fd, accept_ready, a };
+	a->source = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = a, .name = "clients" };
 	f->api = a;
 	f->emit = emit;
 	return loop_add(f->loop, &a->source, EPOLLIN);

@@ -127,7 +127,7 @@ int peer_open(struct loop *l, int sock, const struct peer_ops *ops, void *owner,
 	int err = p ? 0 : -ENOMEM;
 
 	if (!err) {
-		p->source = (struct loop_source){ sock, peer_ready, p };
+		p->source = (struct loop_source){ .fd = sock, .ready = peer_ready, .owner = p, .name = "peer" };
 		p->loop = l;
 		p->ops = ops;
 		p->owner = owner;

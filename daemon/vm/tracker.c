@@ -264,7 +264,7 @@ int tracker_open(struct loop *loop, int vm_fd, int pid, struct tracker **out)
 
 	if (!t)
 		return -ENOMEM;
-	t->fd = t->event.source.fd = t->patience.source.fd = -1;
+	t->fd = t->event.source.fd = -1;
 	t->pid = pid;
 	t->refs = 2; /* the loop's and the thread's */
 	pthread_mutex_init(&t->lock, NULL);

@@ -377,7 +377,7 @@ static void accept_ready(struct loop_source *src, uint32_t events)
 		return;
 	}
 	s->list = l;
-	s->source = (struct loop_source){ fd, socket_ready, s };
+	s->source = (struct loop_source){ .fd = fd, .ready = socket_ready, .owner = s, .name = "VMM" };
 	if (loop_timer_init(&s->patience, l->loop, lost_patience, s) ||
 	    loop_add(l->loop, &s->source, EPOLLIN)) {
 		loop_timer_fini(&s->patience);
@@ -401,7 +401,7 @@ int vm_socket_listen(struct vm_list *l, const char *path)
 		error_report("cannot listen for VMMs at %s: %s", path, why);
 		return fd;
 	}
-	listener.source = (struct loop_source){ fd, accept_ready, l };
+	listener.source = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = l, .name = "VMMs" };
 	return loop_add(l->loop, &listener.source, EPOLLIN);
 }
 
