@@ -295,38 +295,56 @@ static int take_message(struct vm_socket *s, const struct vmferry_msg *m, const 
 	}
 }
 
+/* Return: 0, or negative: the connection is gone, and @s with it */
+static int receive(struct vm_socket *s)
+{
+	ssize_t n = fdpass_recv(s->source.fd, s->buf + s->len, sizeof(s->buf) - s->len, s->fds, &s->nr_fds,
+				VMFERRY_VMM_MAX_FDS);
+
+	if (n == -EAGAIN || n == -EINTR)
+		return 0;
+	if (n > 0) {
+		s->len += (size_t)n;
+		return 0;
+	}
+	if (s->vm)
+		notice_report("vm %s: its VMM (pid %d) closed the connection", s->vm->name, s->vm->pid);
+	disconnect(s);
+	return -ECONNRESET;
+}
+
+/* The next message, its length included; NULL: it is not whole, or *too_long. */
+static const struct vmferry_msg *next_message(const struct vm_socket *s, struct vmferry_msg *m, bool *too_long)
+{
+	if (s->len < sizeof(*m))
+		return NULL;
+	memcpy(m, s->buf, sizeof(*m));
+	*too_long = m->len > VMFERRY_VMM_MAX_BODY;
+	return *too_long || s->len - sizeof(*m) < m->len ? NULL : m;
+}
+
+/* As many messages as one turn of the loop may have; nothing is received as long as a whole one is kept. */
 static void socket_ready(struct loop_source *src, uint32_t events)
 {
 	struct vm_socket *s = src->owner;
+	const struct vmferry_msg *more;
 	struct vmferry_msg m;
-	ssize_t n;
+	bool too_long = false;
 
 	(void)events;
-	n = fdpass_recv(src->fd, s->buf + s->len, sizeof(s->buf) - s->len, s->fds, &s->nr_fds,
-			VMFERRY_VMM_MAX_FDS);
-	if (n == -EAGAIN || n == -EINTR)
+	if (!next_message(s, &m, &too_long) && receive(s))
 		return;
-	if (n <= 0) {
-		if (s->vm)
-			notice_report("vm %s: its VMM (pid %d) closed the connection", s->vm->name,
-				      s->vm->pid);
-		disconnect(s);
-		return;
-	}
-	s->len += (size_t)n;
-	while (s->len >= sizeof(m)) {
-		memcpy(&m, s->buf, sizeof(m));
-		if (m.len > VMFERRY_VMM_MAX_BODY) {
-			reject(s, "sends a message that is too long");
-			return;
-		}
-		if (s->len < sizeof(m) + m.len)
-			return;
+	for (int i = 0; i < LOOP_TURN_MESSAGES && next_message(s, &m, &too_long); i++) {
 		if (take_message(s, &m, s->buf + sizeof(m)))
 			return;
 		s->len -= sizeof(m) + m.len;
 		memmove(s->buf, s->buf + sizeof(m) + m.len, s->len);
 	}
+	more = next_message(s, &m, &too_long);
+	if (too_long)
+		reject(s, "sends a message that is too long");
+	else if (more)
+		loop_again(s->list->loop, src);
 }
 
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
