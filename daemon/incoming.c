@@ -21,6 +21,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/limited.h"
 #include "incoming_private.h"
 
 #define LINGER_NS (5 * NS_PER_S)
@@ -151,8 +152,9 @@ static void discard(struct incoming *in)
 	if (in->vm) {
 		let_go_of_vm(in);
 		vm_ask(in->vm, VM_DISCARD, NULL, 0, -1, on_discarded, vm_get(in->vm));
-		notice_report("vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
-			      in->name, in->error[0] ? in->error : "the source called it off");
+		limited_notice(LIMITED_INCOMING,
+			       "vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
+			       in->name, in->error[0] ? in->error : "the source called it off");
 	}
 }
 
@@ -196,8 +198,8 @@ void incoming_step(struct incoming *in, enum dst_event event)
 	unsigned int actions;
 
 	if (!switchover_dst_step(&in->state, event, &actions)) {
-		error_report("vm %s: bug: event %s in state %s; ignored", in->name,
-			     dst_event_name(event), dst_state_name(from));
+		limited_error(LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored", in->name,
+			      dst_event_name(event), dst_state_name(from));
 		return;
 	}
 	ferry_urgent(in->f, &in->is_urgent, in->state >= DST_PREPARED && in->state <= DST_STARTING);

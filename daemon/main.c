@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/limited.h"
 #include "control/api.h"
 #include "migration.h"
 #include "options.h"
@@ -86,6 +87,9 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 	f->loop = loop_new();
 	if (!f->loop)
 		return -ENOMEM;
+	err = limited_open(f->loop);
+	if (err)
+		return err;
 	f->vms.loop = f->loop;
 	f->vms.tracker = o->tracker_mode;
 	f->vms.registered = recovery_registered;
@@ -148,6 +152,7 @@ int main(int argc, char **argv)
 	incoming_stop(&f, "the daemon there was told to end");
 	api_stop(&f);
 	vm_socket_stop(&f.vms);
+	limited_close();
 	journal_close(f.journal);
 	blackouts_close(f.blackouts);
 	scribe_close(f.scribe);

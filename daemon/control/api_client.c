@@ -26,7 +26,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/error.h"
+#include "base/limited.h"
 
 #define MAX_LINE 65536
 #define MAX_UNREAD 65536
@@ -201,7 +201,7 @@ void api_clients_tell(struct api_clients *a, const char *text)
 			api_client_say(c, text);
 			continue;
 		}
-		notice_report("control socket: a client does not read its events; it is disconnected");
+		limited_notice(LIMITED_CLIENT, "control socket: a client does not read its events; it is disconnected");
 		doom(c);
 	}
 }
@@ -233,8 +233,9 @@ static void receive(struct api_client *c)
 		return;
 	c->in_len += (size_t)n;
 	if (c->in_len == sizeof(c->in) && !has_line(c)) {
-		notice_report("control socket: a client sent a line of more than %d bytes; it is disconnected",
-			      MAX_LINE);
+		limited_notice(LIMITED_CLIENT,
+			       "control socket: a client sent a line of more than %d bytes; it is disconnected",
+			       MAX_LINE);
 		doom(c);
 	}
 }
@@ -305,8 +306,8 @@ static void accept_ready(struct loop_source *s, uint32_t events)
 		return;
 	c = a->nr < MAX_CLIENTS ? calloc(1, sizeof(*c)) : NULL;
 	if (!c) {
-		notice_report("control socket: refused a client: %s",
-			      a->nr < MAX_CLIENTS ? "out of memory" : "there are too many");
+		limited_notice(LIMITED_CLIENT, "control socket: refused a client: %s",
+			       a->nr < MAX_CLIENTS ? "out of memory" : "there are too many");
 		close(fd);
 		return;
 	}

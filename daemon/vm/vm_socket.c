@@ -19,6 +19,7 @@
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/fdpass.h"
+#include "base/limited.h"
 #include "peer/address.h"
 #include "vm.h"
 
@@ -104,8 +105,8 @@ static void disconnect(struct vm_socket *s)
 
 static void reject(struct vm_socket *s, const char *why)
 {
-	error_report("vmm socket: %s%s: %s; its guest is not touched; connection closed",
-		     s->vm ? "vm " : "a VMM", s->vm ? s->vm->name : "", why);
+	limited_error(LIMITED_VMM, "vmm socket: %s%s: %s; its guest is not touched; connection closed",
+		      s->vm ? "vm " : "a VMM", s->vm ? s->vm->name : "", why);
 	disconnect(s);
 }
 
@@ -226,8 +227,8 @@ static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const
 	vm->next = s->list->first;
 	s->list->first = vm;
 	err = reply(s, m->type, m->seq, 0, NULL, 0);
-	notice_report("vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs", vm->name, vm->pid,
-		      vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
+	limited_notice(LIMITED_REGISTERED, "vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs", vm->name,
+		       vm->pid, vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
 	s->list->registered(s->list->owner, vm);
 	return err;
 }
@@ -308,7 +309,8 @@ static int receive(struct vm_socket *s)
 		return 0;
 	}
 	if (s->vm)
-		notice_report("vm %s: its VMM (pid %d) closed the connection", s->vm->name, s->vm->pid);
+		limited_notice(LIMITED_REGISTERED, "vm %s: its VMM (pid %d) closed the connection", s->vm->name,
+			       s->vm->pid);
 	disconnect(s);
 	return -ECONNRESET;
 }
