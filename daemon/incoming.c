@@ -41,6 +41,7 @@
 #include <unistd.h>
 
 #include "base/fault.h"
+#include "base/limited.h"
 #include "incoming_private.h"
 
 #define LINGER_NS (5 * NS_PER_S)
@@ -201,8 +202,9 @@ static void discard(struct incoming *in)
 	let_go_of_vm(in);
 	if (!in->work.is_out)
 		place_cease(in->room.place);
-	notice_report("vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
-		      in->name, in->error[0] ? in->error : "the source called it off");
+	limited_notice(LIMITED_INCOMING,
+		       "vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
+		       in->name, in->error[0] ? in->error : "the source called it off");
 }
 
 static void tell_failed(struct incoming *in)
@@ -251,8 +253,8 @@ void incoming_step(struct incoming *in, enum dst_event event)
 	unsigned int actions;
 
 	if (!switchover_dst_step(&in->state, event, &actions)) {
-		error_report("vm %s: bug: event %s in state %s; ignored", in->name,
-			     dst_event_name(event), dst_state_name(from));
+		limited_error(LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored", in->name,
+			      dst_event_name(event), dst_state_name(from));
 		return;
 	}
 	incoming_be_urgent(in);

@@ -14,6 +14,7 @@
 
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/limited.h"
 #include "control/api.h"
 #include "migration.h"
 #include "options.h"
@@ -50,7 +51,10 @@ static int watch_signals(struct ferry *f, struct loop_source *s)
 	sigaddset(&set, SIGINT);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	*s = (struct loop_source){ signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), on_signal, f };
+	*s = (struct loop_source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
+				   .ready = on_signal,
+				   .owner = f,
+				   .name = "signal" };
 	return s->fd < 0 ? -errno : loop_add(f->loop, s, EPOLLIN);
 }
 
@@ -86,6 +90,9 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 	f->loop = loop_new();
 	if (!f->loop)
 		return -ENOMEM;
+	err = limited_open(f->loop);
+	if (err)
+		return err;
 	f->vms.loop = f->loop;
 	f->vms.tracker = o->tracker_mode;
 	f->vms.registered = recovery_registered;
@@ -134,7 +141,11 @@ int main(int argc, char **argv)
 		return err > 0 ? 0 : 2;
 	}
 	set_priority(o.nice_level);
-	err = start(&f, &o, &signals);
+	err = log_open();
+	if (err)
+		error_report("vmferryd: cannot start the log: %s", strerror(-err));
+	else
+		err = start(&f, &o, &signals);
 	if (!err) {
 		notice_report("vmferryd %s: ready; peers at %s, VMMs at %s, control at %s",
 			      VMFERRY_RELEASE, o.listen, o.vmm_socket, o.control_socket);
@@ -147,9 +158,11 @@ int main(int argc, char **argv)
 	incoming_stop(&f, "the daemon there was told to end");
 	api_stop(&f);
 	vm_socket_stop(&f.vms);
+	limited_close();
 	if (f.worker && !worker_drain(f.worker, now_ns() + DRAIN_NS)) {
 		error_report("vmferryd: something that was begun does not end: a disk or a file system hangs; "
 			     "ending without it; no guest is concerned");
+		log_close();
 		return 1;
 	}
 	worker_close(f.worker);
@@ -162,5 +175,6 @@ int main(int argc, char **argv)
 	if (!err || err == -EINTR)
 		unlink(o.control_socket), unlink(o.vmm_socket);
 	options_free(&o);
+	log_close();
 	return err ? 1 : 0;
 }

@@ -22,6 +22,7 @@
 
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/limited.h"
 #include "base/urgent.h"
 #include "migration_private.h"
 
@@ -283,8 +284,8 @@ void migration_step(struct migration *m, enum src_event event)
 	if (m->is_doomed)
 		return;
 	if (!switchover_src_step(&m->state, event, &actions)) {
-		error_report("vm %s: bug: event %s in state %s; ignored", m->name,
-			     src_event_name(event), src_state_name(from));
+		limited_error(LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored", m->name,
+			      src_event_name(event), src_state_name(from));
 		return;
 	}
 	if (from < SRC_PREPARED && m->state == SRC_PREPARED)

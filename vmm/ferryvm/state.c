@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "output.h"
 #include "vm.h"
 
 #define STATE_MAGIC 0x3174617473767966ULL
@@ -126,8 +127,8 @@ static int load_vcpu(struct vcpu *c, struct saved_vcpu *s)
 	if (n < 0)
 		return -errno;
 	if ((uint32_t)n != s->msrs.head.nmsrs) {
-		fprintf(stderr, "ferryvm: vm %s: vcpu %u: this host refuses MSR 0x%x\n",
-			c->vm->opt.name, c->index, s->msrs.entry[n].index);
+		output_say("ferryvm: vm %s: vcpu %u: this host refuses MSR 0x%x\n",
+			   c->vm->opt.name, c->index, s->msrs.entry[n].index);
 		return -EIO;
 	}
 	if (ioctl(c->fd, KVM_SET_REGS, &s->regs) || ioctl(c->fd, KVM_SET_LAPIC, &s->lapic) ||

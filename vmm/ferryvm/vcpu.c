@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "../guest/guest_stats.h"
+#include "output.h"
 #include "vm.h"
 
 #define KICK_SIGNAL SIGUSR1
@@ -126,9 +127,10 @@ static void guest_is_broken(struct vcpu *c, const char *what)
 
 	ioctl(c->fd, KVM_GET_REGS, &r);
 	ioctl(c->fd, KVM_GET_SREGS, &s);
-	fprintf(stderr, "ferryvm: vm %s: vcpu %u: %s (exit reason %u; rip 0x%llx cs 0x%x cr0 0x%llx cr2 0x%llx "
-		"cr3 0x%llx); the guest cannot go on\n",
-		c->vm->opt.name, c->index, what, c->run->exit_reason, r.rip, s.cs.selector, s.cr0, s.cr2, s.cr3);
+	output_say("ferryvm: vm %s: vcpu %u: %s (exit reason %u; rip 0x%llx cs 0x%x cr0 0x%llx cr2 0x%llx "
+		   "cr3 0x%llx); the guest cannot go on\n",
+		   c->vm->opt.name, c->index, what, c->run->exit_reason, r.rip, s.cs.selector, s.cr0, s.cr2, s.cr3);
+	output_flush();
 	_exit(70);
 }
 
