@@ -12,11 +12,14 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "base/deadline.h"
 #include "base/error.h"
 #include "control/api.h"
 #include "migration.h"
 #include "options.h"
 #include "peer/peer.h"
+
+#define DRAIN_NS (10 * NS_PER_S) /* for the works that are out when the daemon ends */
 
 static void emit_nothing(struct ferry *f, const char *vm, const char *event, const char *detail)
 {
@@ -90,6 +93,9 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 	f->emit = emit_nothing;
 	peer_host_id(f->host);
 	err = watch_signals(f, signals);
+	if (!err)
+		err = worker_open(f->loop, &f->worker);
+	f->vms.worker = f->worker;
 	snprintf(path, sizeof(path), "%s/journal", o->state_dir);
 	if (!err) {
 		snprintf(marks, sizeof(marks), "%s/journal-marks", o->run_dir);
@@ -141,6 +147,12 @@ int main(int argc, char **argv)
 	incoming_stop(&f, "the daemon there was told to end");
 	api_stop(&f);
 	vm_socket_stop(&f.vms);
+	if (f.worker && !worker_drain(f.worker, now_ns() + DRAIN_NS)) {
+		error_report("vmferryd: something that was begun does not end: a disk or a file system hangs; "
+			     "ending without it; no guest is concerned");
+		return 1;
+	}
+	worker_close(f.worker);
 	journal_close(f.journal);
 	blackouts_close(f.blackouts);
 	scribe_close(f.scribe);

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/worker.h"
 #include "control/blackout.h"
 #include "control/journal.h"
 #include "decide/predictor.h"
@@ -117,10 +118,12 @@ void ferry_urgent(struct ferry *f, bool *was, bool is);
 
 /**
  * struct ferry - one daemon: what all its migrations share
+ * @worker: does what may block, see base/worker.h
  * @emit: tells operators of an event of @vm; @detail may be NULL
  */
 struct ferry {
 	struct loop *loop;
+	struct worker *worker;
 	struct vm_list vms;
 	struct journal *journal;
 	struct scribe *scribe;

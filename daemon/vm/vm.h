@@ -8,6 +8,7 @@
 #include <vmferry_vmm.h>
 
 #include "base/loop.h"
+#include "base/worker.h"
 #include "pages/region.h"
 #include "tracker.h"
 
@@ -92,6 +93,7 @@ struct vm {
 struct vm_list {
 	struct vm *first;
 	struct loop *loop;
+	struct worker *worker;
 	enum tracker_mode tracker;
 	void (*registered)(void *owner, struct vm *vm);
 	void *owner;
