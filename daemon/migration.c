@@ -171,7 +171,7 @@ static void on_peer_lost(void *owner, int err)
 {
 	struct migration *m = owner;
 
-	migration_blame(m, "control connection to %s: %s", m->connector.uri, strerror(-err));
+	migration_blame(m, "control connection to %s: %s", m->connector.peer, strerror(-err));
 	peer_close(m->peer);
 	m->peer = NULL;
 	migration_step(m, EV_PEER_LOST);
@@ -202,6 +202,7 @@ static void drop_vm(struct migration *m)
 static void close_connections(struct migration *m)
 {
 	migration_read_report(m, &m->report);
+	connector_fini(&m->connector);
 	precopy_fini(&m->precopy);
 	peer_close(m->peer);
 	m->peer = NULL;
@@ -367,7 +368,7 @@ static int start(struct migration *m)
 		loop_timer_at(&m->timeout, now_ns() + m->params.timeout_s * NS_PER_S);
 	m->connector.done = setup_on_connected;
 	m->connector.owner = m;
-	return err ? err : connector_start(&m->connector, l);
+	return err ? err : connector_start(&m->connector, l, m->f->worker);
 }
 
 /** migration_start() - begin to move @name to @uri; on refusal @why says it in words */
@@ -394,17 +395,17 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	m->vm = vm_get(vm);
 	m->params = *params;
 	m->state_fd = -1;
-	connector_init(&m->connector);
+	connector_init(&m->connector, uri);
 	m->started_ns = now_ns();
 	strcpy(m->name, vm->name);
-	strcpy(m->connector.uri, uri);
 	m->next = f->outgoing;
 	f->outgoing = m;
 	m->probe_slot = -1;
 	rounds_init(m);
 	err = start(m);
 	if (err) {
-		snprintf(why, why_len, "vm %s: cannot begin: %s", name, strerror(-err));
+		snprintf(why, why_len, "vm %s: cannot begin: %s", name,
+			 m->connector.text[0] ? m->connector.text : strerror(-err));
 		precopy_fini(&m->precopy);
 		loop_timer_fini(&m->budget);
 		rounds_fini_timers(m);
@@ -437,10 +438,7 @@ int migration_cancel(struct ferry *f, const char *name, char *why, size_t why_le
 	}
 	m->cancelled = true;
 	migration_blame(m, "cancelled");
-	if (m->connector.thread_is_up)
-		migration_set_status(m, MIGRATION_CANCELLING);
-	else
-		migration_step(m, EV_CANCEL);
+	migration_step(m, EV_CANCEL);
 	return 0;
 }
 

@@ -169,16 +169,14 @@ static int open_channels(struct migration *m)
 	return err;
 }
 
-/** setup_on_connected() - the connector's thread has ended */
+/** setup_on_connected() - the attempt to connect has ended; not called once the migration has */
 void setup_on_connected(void *owner)
 {
 	struct migration *m = owner;
 	struct connector *c = &m->connector;
 	int err = c->error;
 
-	if (m->status == MIGRATION_CANCELLING || migration_is_over(m->status)) {
-		migration_step(m, EV_CANCEL);
-	} else if (err) {
+	if (err) {
 		migration_blame(m, "%s: %s", c->uri, c->text);
 		migration_step(m, EV_PEER_LOST);
 	} else {
