@@ -16,7 +16,8 @@
  *
  * connector_fini() abandons an attempt: it makes cancel_fd readable, drops the connector's reference
  * and returns. A thread that is in poll() then ends at once and closes its sockets; a thread that is in a
- * look-up ends with the look-up, and connects to nothing. The number of abandoned threads is bounded.
+ * look-up ends with the look-up, and connects to nothing. The number of abandoned threads is bounded: with
+ * too many of them no name is looked up any more; numeric addresses, which recovery has, work on.
  *
  * The loop makes no thread itself: pthread_create() maps a stack, and the lock of the address space may
  * be held for long by threads that populate guest RAM (see base/worker.c).
@@ -324,7 +325,8 @@ void connector_init(struct connector *c, const char *uri)
  * An attempt ends within CONNECT_LIMIT_S, whatever hangs.
  *
  * Context: the loop's thread; does not block.
- * Return: 0, or a negative errno with @c->text; -EBUSY: CONNECT_MAX_ABANDONED attempts hang in look-ups.
+ * Return: 0, or a negative errno with @c->text; -EBUSY: CONNECT_MAX_ABANDONED attempts hang in look-ups,
+ * and this one would be another.
  */
 int connector_start(struct connector *c, struct loop *l, struct worker *wk)
 {
@@ -332,7 +334,7 @@ int connector_start(struct connector *c, struct loop *l, struct worker *wk)
 	struct attempt *a;
 	int err;
 
-	if (hanging >= CONNECT_MAX_ABANDONED) {
+	if (hanging >= CONNECT_MAX_ABANDONED && address_needs_look_up(c->uri)) {
 		snprintf(c->text, sizeof(c->text), "%u earlier attempts to connect still wait for a name server; "
 			 "see /etc/resolv.conf, or give a numeric address", hanging);
 		return -EBUSY;

@@ -2,6 +2,7 @@
 /* tcp:HOST:PORT (IPv4, names, [IPv6]) and unix:PATH: the addresses behind them, and listening on them. */
 #include "address.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -95,6 +96,18 @@ static int tcp_addresses(const char *host, const char *port, struct address *lis
 	freeaddrinfo(found);
 	address_alternate(list, nr);
 	return (int)nr;
+}
+
+/** address_needs_look_up() - does address_resolve() of @uri ask others than this process? */
+bool address_needs_look_up(const char *uri)
+{
+	char host[256], port[32], number[sizeof(struct in6_addr)];
+
+	if (strncmp(uri, "tcp:", 4) || parse_tcp(uri + 4, host, sizeof(host), port, sizeof(port)))
+		return false; /* a path, or no address at all */
+	host[strcspn(host, "%")] = '\0'; /* fe80::1%eth0 */
+	return port[strspn(port, "0123456789")] ||
+	       (inet_pton(AF_INET, host, number) != 1 && inet_pton(AF_INET6, host, number) != 1);
 }
 
 /**

@@ -2,6 +2,7 @@
 #ifndef PEER_ADDRESS_H
 #define PEER_ADDRESS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/socket.h>
 
@@ -18,6 +19,7 @@ struct address {
 };
 
 int address_resolve(const char *uri, struct address *list, char *why, size_t why_len);
+bool address_needs_look_up(const char *uri);
 void address_alternate(struct address *list, unsigned int nr);
 int address_listen(const char *uri, char *why, size_t why_len);
 void address_tune(int sock);

@@ -46,6 +46,18 @@ static void what_is_written_down_is_the_same_address(void **state)
 	assert_memory_equal(&list[0].sa, &before.sa, before.len);
 }
 
+static void only_names_are_looked_up(void **state)
+{
+	(void)state;
+	assert_true(address_needs_look_up("tcp:host2:4747"));
+	assert_true(address_needs_look_up("tcp::4747"));
+	assert_true(address_needs_look_up("tcp:127.0.0.2:vmferry"));
+	assert_false(address_needs_look_up("tcp:127.0.0.2:4747"));
+	assert_false(address_needs_look_up("tcp:[fe80::1%eth0]:4747"));
+	assert_false(address_needs_look_up("unix:/run/host2"));
+	assert_false(address_needs_look_up("host2"));
+}
+
 static void what_is_no_address_is_told(void **state)
 {
 	char long_path[200] = "unix:/";
@@ -93,6 +105,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(numbers_need_no_name_server),
 		cmocka_unit_test(what_is_written_down_is_the_same_address),
+		cmocka_unit_test(only_names_are_looked_up),
 		cmocka_unit_test(what_is_no_address_is_told),
 		cmocka_unit_test(families_take_turns),
 	};
