@@ -137,6 +137,8 @@ static void greet(struct greeter *g)
 		return;
 	} else if (h->role == WIRE_RESOLVE) {
 		welcome(g, incoming_resolve(g->f, h->id), "");
+	} else if (h->role == WIRE_CONTROL) {
+		welcome(g, -EALREADY, "this migration has its control connection here already");
 	} else {
 		welcome(g, -EINVAL, "bad role in hello");
 	}

@@ -14,15 +14,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include "base/deadline.h"
 
 #define MAX_QUEUED (4U << 20)
 
@@ -227,85 +224,6 @@ int peer_send2(struct peer *p, uint32_t type, const void *a, uint32_t a_len, con
 int peer_send(struct peer *p, uint32_t type, const void *body, uint32_t len)
 {
 	return peer_send2(p, type, body, len, NULL, 0);
-}
-
-static int recv_all(int sock, void *to, size_t len, uint64_t deadline)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		struct pollfd pfd = { .fd = sock, .events = POLLIN };
-		uint64_t now = now_ns();
-		ssize_t n;
-
-		if (now >= deadline)
-			return -ETIMEDOUT;
-		n = poll(&pfd, 1, (int)((deadline - now) / NS_PER_MS) + 1);
-		if (n <= 0)
-			continue;
-		n = recv(sock, (char *)to + done, len - done, 0);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -ECONNRESET;
-		done += (size_t)n;
-	}
-	return 0;
-}
-
-static int send_all(int sock, const void *from, size_t len)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		ssize_t n = send(sock, (const char *)from + done, len - done, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		done += (size_t)n;
-	}
-	return 0;
-}
-
-/** peer_greet() - say hello and hear the welcome; its status is the caller's to judge */
-int peer_greet(int sock, const struct wire_hello *hello, struct wire_welcome *welcome)
-{
-	int err = send_all(sock, hello, sizeof(*hello));
-
-	if (!err)
-		err = recv_all(sock, welcome, sizeof(*welcome),
-			       now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
-	if (!err && welcome->magic != WIRE_MAGIC)
-		err = -EBADMSG;
-	welcome->text[WIRE_TEXT_LEN - 1] = '\0';
-	return err;
-}
-
-int peer_recv_blocking(int sock, uint32_t *type, void *body, uint32_t room, uint32_t *len)
-{
-	uint64_t deadline = now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS;
-	struct wire_msg m;
-	int err = recv_all(sock, &m, sizeof(m), deadline);
-
-	if (!err && m.len > room)
-		err = -EBADMSG;
-	if (!err)
-		err = recv_all(sock, body, m.len, deadline);
-	if (!err) {
-		*type = m.type;
-		*len = m.len;
-	}
-	return err;
-}
-
-int peer_send_blocking(int sock, uint32_t type, const void *body, uint32_t len)
-{
-	struct wire_msg m = { type, len };
-	int err = send_all(sock, &m, sizeof(m));
-
-	return err ? err : send_all(sock, body, len);
 }
 
 /** peer_host_id() - the boot id: two daemons with the same one share a clock */
