@@ -3,6 +3,8 @@
 #
 #   OUT=DIR       where products go (out)
 #   SAN=address,undefined | thread    build with that sanitizer, into OUT
+#   WERROR=1      a compiler's warning is an error, as in CI
+#   CC=gcc-14 | clang | ...           another compiler
 #   DEPS=no       never install packages
 #   KDIR=DIR      kernel headers, for "make kmod"
 
@@ -14,7 +16,11 @@ DESTDIR ?=
 
 CC ?= gcc
 CFLAGS ?= -O2 -g
-ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -D_GNU_SOURCE -DVMFERRY_RELEASE='"$(RELEASE)"' \
+WERROR ?=
+WARNINGS_ARE_ERRORS = $(if $(filter 1,$(WERROR)),-Werror)
+# $(call cc_takes,OPTION): OPTION if the compiler knows it
+cc_takes = $(shell $(CC) -Werror $(1) -x c -c /dev/null -o /dev/null 2>/dev/null && echo $(1))
+ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla $(WARNINGS_ARE_ERRORS) -D_GNU_SOURCE -DVMFERRY_RELEASE='"$(RELEASE)"' \
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
