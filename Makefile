@@ -24,7 +24,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla $(WARNINGS_ARE_ERRORS) -D_G
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract
+.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract check-trixie check-bookworm
 .DELETE_ON_ERROR:
 all:
 
@@ -47,17 +47,19 @@ INCLUDES_vmm = -Iuapi -Ivmm/libvmferry
 INCLUDES_daemon = -Iuapi -Idaemon -Ibpf
 INCLUDES_tests = -Iuapi -Idaemon -Ivmm/libvmferry -Ibpf
 
-deps:
-	@DEPS=$(DEPS) tests/lib/install-packages
+# What a target needs: deps-demo, deps-check, deps-bench.
+deps: deps-check
+deps-%:
+	@DEPS=$(DEPS) tests/lib/install-packages $*
 
 check: deps
 	tests/run
 
-demo: deps
+demo: deps-demo
 	@$(MAKE) --no-print-directory -s all
 	@tests/lib/demo
 
-bench: deps
+bench: deps-bench
 	@tests/bench/install-peer
 	@$(MAKE) --no-print-directory -s all bench-tools
 	@tests/bench/migrate.py
@@ -98,10 +100,14 @@ check-model: deps
 
 # The downtime contract: SWITCHOVERS of many workloads at many limits, stock QEMU beside them.
 SWITCHOVERS ?= 1000
-bench-contract: deps
+bench-contract: deps-bench
 	@tests/bench/install-peer
 	@$(MAKE) --no-print-directory -s all
 	@tests/bench/contract.py --switchovers $(SWITCHOVERS)
+
+# "make demo" from a clone of what is committed, in a room with no more than debootstrap's minimum.
+check-trixie check-bookworm: deps
+	tests/lib/room.py --fresh --committed $(@:check-%=%) make demo
 
 check-includes:
 	tests/lib/check-includes

@@ -3,18 +3,13 @@
 
 The archive's address is the one this machine's own apt uses. Nothing on the machine is
 changed: apt gets a state directory of its own, and modules are built in chroots of
-the suite that each kernel was made for, with that suite's compiler.
+the suite that each kernel was made for, with that suite's compiler."""
+import glob, hashlib, os, re, shutil, sys, tempfile, time
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import room as rooms
+from cache import CACHE, Missing, archive, is_complete, lock, making, passing, read, run, say
+from room import KEYRING, in_room
 
-Theory of operation: every product of the cache (a kernel, a source tree, a room) has a lock of its
-own. A product is made in a folder NAME.new-RANDOM, gets its .complete file there, and is then renamed
-to NAME: a process that is killed leaves a .new- folder, which the next holder of the lock removes.
-Commands that fill the cache die with the process that started them, so that nothing is written after
-the lock is free. Within a room packages come and go in place: the file .changing stands there
-meanwhile, and a room in which it is found is made anew."""
-import contextlib, fcntl, glob, hashlib, os, re, shutil, subprocess, sys, tempfile, time
-
-CACHE = os.environ.get('VMFERRY_CACHE') or os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'vmferry')
-KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
 # name: (suite whose linux-image-amd64 names the kernel, suite whose compiler builds its modules)
 KERNELS = {
     '6.1': ('bookworm', 'bookworm'),
@@ -22,92 +17,8 @@ KERNELS = {
     'newest': ('trixie-backports', 'trixie'),
 }
 # perl: for kernel-doc at W=1
-ROOM_PACKAGES = 'make,gcc,libc6-dev,pahole,perl,sparse'
+ROOM_PACKAGES = ['make', 'gcc', 'libc6-dev', 'pahole', 'perl', 'sparse']
 SUITES = ('bookworm', 'bookworm-backports', 'trixie', 'trixie-backports')
-
-
-class Missing(Exception):
-    pass
-
-
-def say(text):
-    print(f'# {text}', file=sys.stderr, flush=True)
-
-
-def run(cmd, **kw):
-    """Runs a command, which dies with this process; Return: what it printed."""
-    got = subprocess.run(['setpriv', '--pdeathsig', 'KILL', *cmd], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
-    if got.returncode:
-        raise Missing(f"{' '.join(cmd[:6])} ...: {got.stdout[-1500:]}")
-    return got.stdout
-
-
-def read(path):
-    try:
-        with open(path) as f:
-            return f.read()
-    except OSError:
-        return None
-
-
-class lock:
-    """Holds one product of the cache: its holder alone changes it, or, shared, it stays as it is."""
-
-    def __init__(self, product, shared=False):
-        self.product, self.kind = product, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-
-    def __enter__(self):
-        folder = os.path.join(CACHE, 'locks')
-        os.makedirs(folder, exist_ok=True)
-        self.file = open(os.path.join(folder, self.product.replace('/', '-')), 'w')
-        try:
-            fcntl.flock(self.file, self.kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f'waiting for another process that works on {self.product}')
-            fcntl.flock(self.file, self.kind)
-
-    def __exit__(self, *_):
-        self.file.close()
-
-
-def discard(path):
-    """Removes a folder and first unmounts what is mounted below it."""
-    with open('/proc/self/mountinfo') as f:
-        points = [line.split()[4].encode().decode('unicode_escape') for line in f]
-    for point in sorted((p for p in points if p.startswith(os.path.realpath(path) + '/')), reverse=True):
-        run(['umount', '-l', point])
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def is_complete(path):
-    return os.path.exists(os.path.join(path, '.complete'))
-
-
-@contextlib.contextmanager
-def making(path, mark=''):
-    """A new folder, which gets the name @path and .complete with @mark in it when the block ends well.
-    The caller holds the lock of the product."""
-    for old in [path, *glob.glob(glob.escape(path) + '.new-*')]:
-        discard(old)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    new = tempfile.mkdtemp(prefix=os.path.basename(path) + '.new-', dir=os.path.dirname(path))
-    os.chmod(new, 0o755)
-    try:
-        yield new
-        with open(os.path.join(new, '.complete'), 'w') as f:
-            f.write(mark)
-        os.rename(new, path)
-    except BaseException:
-        discard(new)
-        raise
-
-
-def archive():
-    """The URI under which this machine finds Debian's main archive."""
-    for line in run(['apt-get', 'indextargets', '--format', '$(REPO_URI)']).split():
-        if re.search(r'/debian/?$', line):
-            return line.rstrip('/')
-    raise Missing('no Debian archive among the apt sources of this machine')
 
 
 def apt_env():
@@ -163,7 +74,7 @@ def download(package, version):
     with lock(f'deb-{package}'):
         if not glob.glob(os.path.join(folder, pattern)):
             say(f'fetching {package} {version}')
-            with tempfile.TemporaryDirectory(dir=folder) as new:
+            with passing(os.path.join(folder, package)) as new:
                 apt('apt-get', '-q', 'download', f'{package}={version}', cwd=new)
                 [deb] = glob.glob(os.path.join(new, pattern))
                 os.rename(deb, os.path.join(folder, os.path.basename(deb)))
@@ -217,69 +128,11 @@ def kernel(series):
     return release, vmlinuz[0], os.path.dirname(modules[0])
 
 
-# Mounts and processes of their own, which end with the command: nothing of a killed command stays.
-APART = ['unshare', '--mount', '--pid', '--fork', '--kill-child']
-
-
-def in_room(path, cmd, env=None):
-    """Runs a command in a build room, with /proc there as long as it runs."""
-    return run([*APART, 'sh', '-c', 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"', path, *cmd],
-               **({'env': env} if env else {}))
-
-
-def room_env():
-    env = {**os.environ, 'DEBIAN_FRONTEND': 'noninteractive', 'LC_ALL': 'C', 'PATH': '/usr/sbin:/usr/bin:/sbin:/bin'}
-    env.pop('APT_CONFIG', None)
-    return env
-
-
-def install_in_room(path, packages):
-    """Installs packages in a room; the caller holds the lock of the room."""
-    changing = os.path.join(path, '.changing')
-    open(changing, 'w').close()
-    in_room(path, ['apt-get', '-q', '-o', 'Acquire::Retries=5', 'update'], room_env())
-    in_room(path, ['apt-get', '-qy', '-o', 'Acquire::Retries=5', '--no-install-recommends', 'install', *packages], room_env())
-    os.unlink(changing)
-
-
-def make_room(suite, path):
-    if not shutil.which('debootstrap'):
-        raise Missing('debootstrap is not installed')
-    say(f'making a build room of {suite}: some 60 s, once')
-    with making(path, ROOM_PACKAGES) as new:
-        run([*APART, 'debootstrap', '--variant=minbase', f'--include={ROOM_PACKAGES}', f'--keyring={KEYRING}', suite, new, archive()])
-        with open(os.path.join(new, 'etc/apt/sources.list'), 'w') as f:
-            f.writelines(f'deb {archive()} {s} main\n' for s in SUITES if s.startswith(suite))
-
-
 def room(series):
     """A chroot in which modules for a series can be built, its headers installed: (path, build folder in it).
-    Whoever works in there holds the lock room-SUITE, shared: see using_room()."""
-    suite = KERNELS[series][1]
-    path = os.path.join(CACHE, 'rooms', suite)
-    headers = f'/usr/src/linux-headers-{resolve(series)[0]}'
-
-    def is_made():
-        return read(os.path.join(path, '.complete')) == ROOM_PACKAGES and not os.path.exists(os.path.join(path, '.changing'))
-
-    def has_headers():
-        return os.path.isdir(path + headers)
-
-    with lock(f'room-{suite}', shared=True):
-        if is_made() and has_headers():
-            return path, headers
-    with lock(f'room-{suite}'):
-        if not is_made():
-            make_room(suite, path)
-        if not has_headers():
-            say(f'installing {os.path.basename(headers)}')
-            install_in_room(path, [os.path.basename(headers)])
-    return path, headers
-
-
-def using_room(path):
-    """The lock under which one works in a room that others use, too."""
-    return lock(f'room-{os.path.basename(path)}', shared=True)
+    Whoever works in there holds the lock room.using(path)."""
+    headers = f'linux-headers-{resolve(series)[0]}'
+    return rooms.room(KERNELS[series][1], [*ROOM_PACKAGES, headers]), f'/usr/src/{headers}'
 
 
 def source(series):
@@ -289,7 +142,7 @@ def source(series):
     with lock(f'source-{version}'):
         if not is_complete(to):
             deb = download(source_package(release), version)
-            with making(to) as new, tempfile.TemporaryDirectory(dir=os.path.dirname(to)) as whole:
+            with making(to) as new, passing(to + ".whole") as whole:
                 unpack(deb, whole)
                 run(['tar', '-C', new, '-xf', glob.glob(f'{whole}/usr/src/linux-source-*.tar.xz')[0], '--strip-components=1', '--wildcards',
                      '*/samples/vfio-mdev', '*/tools/testing/selftests/kselftest*', '*/tools/testing/selftests/lib.mk',
@@ -310,29 +163,27 @@ DEBUG_CONFIG = os.path.join(os.path.dirname(os.path.realpath(__file__)), 'debug.
 
 def debug_kernel():
     """Builds Debian's source with debug.config, once: (room, tree in it, release, vmlinuz, modules folder)."""
-    path, _ = room(DEBUG_SERIES)
+    path = rooms.room(KERNELS[DEBUG_SERIES][1], [*ROOM_PACKAGES, *KERNEL_PACKAGES])
     release, version = resolve(DEBUG_SERIES)
     with open(DEBUG_CONFIG, 'rb') as f:
         mark = hashlib.sha256(f.read()).hexdigest()[:12]
-    with lock(f'room-{os.path.basename(path)}'):
+    with rooms.using(path), lock('debug-kernel'):
         tree = f'/usr/src/vmferry-debug-{version.replace("~", "-")}-{mark}'
         at = path + tree
-        env = room_env()
         if not os.path.exists(at + '/.complete'):
             shutil.rmtree(at, ignore_errors=True)
             os.makedirs(at)
-            install_in_room(path, KERNEL_PACKAGES)
             with tempfile.TemporaryDirectory() as to:
                 unpack(download(source_package(release), version), to)
                 run(['tar', '-C', at, '-xf', glob.glob(f'{to}/usr/src/linux-source-*.tar.xz')[0], '--strip-components=1'])
             shutil.copy(DEBUG_CONFIG, at + '/vmferry.config')
             make = ['make', '-C', tree, f'-j{os.cpu_count()}', 'KBUILD_BUILD_TIMESTAMP=']
-            in_room(path, make + ['tinyconfig'], env)
-            in_room(path, [f'{tree}/scripts/kconfig/merge_config.sh', '-m', '-O', tree, f'{tree}/.config', f'{tree}/vmferry.config'], env)
-            in_room(path, make + ['olddefconfig'], env)
+            in_room(path, make + ['tinyconfig'])
+            in_room(path, [f'{tree}/scripts/kconfig/merge_config.sh', '-m', '-O', tree, f'{tree}/.config', f'{tree}/vmferry.config'])
+            in_room(path, make + ['olddefconfig'])
             say(f'building a debug kernel {version}: some 15 minutes, once')
-            in_room(path, make + ['bzImage', 'modules'], env)
-            in_room(path, make + ['INSTALL_MOD_PATH=' + tree + '/installed', 'modules_install'], env)
+            in_room(path, make + ['bzImage', 'modules'])
+            in_room(path, make + ['INSTALL_MOD_PATH=' + tree + '/installed', 'modules_install'])
             open(at + '/.complete', 'w').close()
     release = read(f'{at}/include/config/kernel.release').strip()
     return path, tree, release, f'{at}/arch/x86/boot/bzImage', f'{at}/installed/lib/modules/{release}'
