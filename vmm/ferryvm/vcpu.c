@@ -27,6 +27,7 @@
 
 #define KICK_SIGNAL SIGUSR1
 #define THROTTLE_PERIOD_NS 10000000ULL
+#define MAX_CPUID_ENTRIES 256
 #define WRITES_MANY 16 /* pages a period above which a vCPU counts as writing */
 
 uint64_t vm_now_ns(void)
@@ -227,23 +228,21 @@ static void *throttle_thread(void *arg)
 
 static int set_cpuid(struct vm *vm, struct vcpu *c)
 {
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entry[256];
-	} *cpuid = calloc(1, sizeof(*cpuid));
+	struct kvm_cpuid2 *cpuid =
+		calloc(1, sizeof(*cpuid) + MAX_CPUID_ENTRIES * sizeof(cpuid->entries[0]));
 	int err = 0;
 
 	if (!cpuid)
 		return -ENOMEM;
-	cpuid->head.nent = 256;
-	if (ioctl(vm->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid->head)) {
+	cpuid->nent = MAX_CPUID_ENTRIES;
+	if (ioctl(vm->kvm, KVM_GET_SUPPORTED_CPUID, cpuid)) {
 		err = -errno;
 	} else {
-		for (uint32_t i = 0; i < cpuid->head.nent; i++)
-			if (cpuid->entry[i].function == 1)
-				cpuid->entry[i].ebx = (cpuid->entry[i].ebx & 0x00ffffff) |
-						      c->index << 24;
-		if (ioctl(c->fd, KVM_SET_CPUID2, &cpuid->head))
+		for (uint32_t i = 0; i < cpuid->nent; i++)
+			if (cpuid->entries[i].function == 1)
+				cpuid->entries[i].ebx = (cpuid->entries[i].ebx & 0x00ffffff) |
+							c->index << 24;
+		if (ioctl(c->fd, KVM_SET_CPUID2, cpuid))
 			err = -errno;
 	}
 	free(cpuid);
