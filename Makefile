@@ -69,7 +69,7 @@ check-debug-kernel: deps
 	tests/run debug
 
 # Not in "make check": 1,000 VMs that end in every order under load, on KERNEL.
-KERNEL ?= 7.2
+KERNEL ?= newest
 check-teardowns: deps
 	tests/vm/run $(KERNEL) --seconds 3000 --shell 'rc=0; for i in 0 1 2 3 4 5 6 7 8 9; do \
 		VMFERRY_SEED=$$((i * 100)) VMFERRY_TIMES=100 ./life_test -t any_order_of_ending || rc=1; done; (exit $$rc)'
