@@ -246,6 +246,10 @@ static int carry_out(struct attachment *a, enum attach_op op)
 		bury(a);
 		return err;
 	}
+	if (a->broken && (op == OP_START || op == OP_HARVEST || op == OP_HARVEST_FINAL)) {
+		attach_unadopt(a);
+		return -EIO;
+	}
 	switch (op) {
 	case OP_START:
 		err = harvest_start(a);
@@ -437,7 +441,6 @@ static bool rings_are_taken(struct kvm *kvm)
 static struct attachment *make(const struct vmferry_attach *req, struct file *vm_file, int *err)
 {
 	struct attachment *a = kzalloc(sizeof(*a), GFP_KERNEL);
-	bool changed;
 
 	*err = -ENOMEM;
 	if (!a)
@@ -460,7 +463,7 @@ static struct attachment *make(const struct vmferry_attach *req, struct file *vm
 	if (*err)
 		goto out_free;
 	watch_start(&a->watch, a);
-	*err = memslots_look(a, &changed);
+	*err = memslots_look(a);
 	if (*err)
 		goto out_free;
 	area_set_flags(&a->area, (a->has_rings ? VMFERRY_AREA_RING : 0) |

@@ -65,9 +65,10 @@ static void note_push(struct watch *w, u32 slot, u64 page)
 	for (unsigned int i = 0; map && i < map->nr; i++) {
 		if (map->slot[i].slot != slot)
 			continue;
-		if (page >= map->slot[i].npages)
-			return;
 		r = w->region[map->slot[i].region];
+		/* KVM may have changed the slot since: it begins all dirty when we know. */
+		if (!r || page >= r->nr_pages)
+			return;
 		set_bit_and_summary(&r->pushed, page);
 		/* Pairs with move_pushed(): it sees the bit, or we see its false. */
 		smp_mb__after_atomic();
@@ -361,15 +362,19 @@ static void clear_bits(struct watch_bits *b, u64 nr_words)
 	memset(b->summary, 0, DIV_ROUND_UP(nr_words, BITS_PER_LONG) * sizeof(long));
 }
 
-/* All of a new region: it may have been written before its logging was on. */
-static void fill(struct watch_region *r, u64 nr_pages)
+/** watch_fill() - all of @region counts as pushed: its log has a gap; logging is on */
+void watch_fill(struct watch *w, int region)
 {
-	for (u64 p = 0; p < nr_pages; p++)
+	struct watch_region *r = w->region[region];
+
+	if (!r)
+		return;
+	for (u64 p = 0; p < r->nr_pages; p++)
 		set_bit_and_summary(&r->pushed, p);
 	WRITE_ONCE(r->has_pushed, true);
 }
 
-/** watch_add_region() - it begins all dirty; watch_set_slots() makes it known to the tracepoint */
+/** watch_add_region() - it begins clean; watch_set_slots() makes it known to the tracepoint */
 int watch_add_region(struct watch *w, int region, u64 nr_pages)
 {
 	struct watch_region *r;
@@ -379,37 +384,42 @@ int watch_add_region(struct watch *w, int region, u64 nr_pages)
 	r = kzalloc(sizeof(*r), GFP_KERNEL);
 	if (!r)
 		return -ENOMEM;
+	r->nr_pages = nr_pages;
 	r->nr_words = DIV_ROUND_UP(nr_pages, BITS_PER_LONG);
 	if (alloc_bits(&r->pushed, r->nr_words) || alloc_bits(&r->waiting, r->nr_words)) {
 		free_region(r);
 		return -ENOMEM;
 	}
-	if (w->a->logging)
-		fill(r, nr_pages);
 	w->region[region] = r;
 	return 0;
 }
 
-/** watch_remove_region() - what is known of it is dropped */
-void watch_remove_region(struct watch *w, int region)
+/**
+ * watch_remove_region() - what is known of it is dropped
+ * @w: the watch
+ * @region: index of the region
+ *
+ * Return: true: until watch_set_slots() no push of any region is recorded
+ */
+bool watch_remove_region(struct watch *w, int region)
 {
 	struct watch_map *map = rcu_dereference_protected(w->map, true);
 
+	if (w->a->own_ring || !w->a->has_rings)
+		return false;
 	/* The tracepoint must not find it any more before it is freed. */
 	rcu_assign_pointer(w->map, NULL);
 	synchronize_rcu();
 	kfree(map);
 	free_region(w->region[region]);
 	w->region[region] = NULL;
+	return true;
 }
 
 /**
  * watch_set_slots() - the tracepoint's map of slots, anew
  * @w: the watch
  * @m: KVM's slots
- *
- * Between watch_remove_region() and this a push finds no map; the thread that calls both
- * fills the remaining regions all dirty in that case.
  */
 int watch_set_slots(struct watch *w, const struct memslots *m)
 {
@@ -424,13 +434,8 @@ int watch_set_slots(struct watch *w, const struct memslots *m)
 	for (unsigned int i = 0; i < m->nr; i++) {
 		map->slot[i].slot = m->slot[i].slot;
 		map->slot[i].region = m->slot[i].region;
-		map->slot[i].npages = m->slot[i].npages;
 	}
 	rcu_assign_pointer(w->map, map);
-	if (!old && w->a->logging)
-		for (unsigned int i = 0; i < m->nr; i++)
-			if (m->slot[i].owns_region)
-				fill(w->region[m->slot[i].region], m->slot[i].npages);
 	if (old)
 		kfree_rcu(old, rcu);
 	return 0;

@@ -18,10 +18,12 @@ struct watch_bits {
 
 /**
  * struct watch_region - pages seen pushed
+ * @nr_pages: each use of a page is checked against it
  * @pushed: seen in the tracepoint; @has_pushed: there may be some
  * @waiting: until their reset is over
  */
 struct watch_region {
+	u64 nr_pages;
 	u64 nr_words;
 	bool has_pushed;
 	struct watch_bits pushed, waiting;
@@ -34,7 +36,6 @@ struct watch_map {
 	struct {
 		u32 slot;
 		int region;
-		u64 npages;
 	} slot[];
 };
 
@@ -70,7 +71,8 @@ bool watch_sees_pushes(void);
 void watch_start(struct watch *w, struct attachment *a);
 void watch_stop(struct watch *w);
 int watch_add_region(struct watch *w, int region, u64 nr_pages);
-void watch_remove_region(struct watch *w, int region);
+bool watch_remove_region(struct watch *w, int region);
+void watch_fill(struct watch *w, int region);
 int watch_set_slots(struct watch *w, const struct memslots *m);
 void watch_begin(struct watch *w);
 void watch_end(struct watch *w);

@@ -58,6 +58,21 @@ static void flat(struct kvm_segment *s, int type)
 				   .type = type, .present = 1, .db = 1, .s = 1, .g = 1 };
 }
 
+/** vm_set_base() - the guest goes on at the alias of its RAM at @gpa; no vCPU runs */
+int vm_set_base(struct vm *vm, uint64_t gpa)
+{
+	struct kvm_sregs sregs;
+
+	for (unsigned int i = 0; i < vm->nr_vcpus; i++) {
+		if (ioctl(vm->vcpu_fd[i], KVM_GET_SREGS, &sregs))
+			return -1;
+		sregs.cs.base = sregs.ds.base = sregs.es.base = sregs.ss.base = gpa;
+		if (ioctl(vm->vcpu_fd[i], KVM_SET_SREGS, &sregs))
+			return -1;
+	}
+	return 0;
+}
+
 /** vm_add_vcpu() - also while the others run; it starts with the next vm_run() */
 int vm_add_vcpu(struct vm *vm)
 {
@@ -341,9 +356,9 @@ uint64_t consumer_collect(struct consumer *c)
 				uint64_t bits = __atomic_exchange_n(&bitmap[w], 0, __ATOMIC_ACQUIRE);
 
 				for (; bits; bits &= bits - 1) {
-					uint64_t at = regions[r].gpa + (w * 64 + __builtin_ctzll(bits)) * VM_PAGE;
+					uint64_t at = regions[r].gpa + (w * 64 + __builtin_ctzll(bits)) * VM_PAGE - c->base;
 
-					if (at + VM_PAGE <= c->size)
+					if (at < c->size)
 						memcpy(c->copy + at, c->ram + at, VM_PAGE);
 					n++;
 				}
@@ -374,6 +389,14 @@ int harvest(int fd, uint32_t flags)
 	struct vmferry_harvest h = { .size = sizeof(h), .flags = flags };
 
 	return ioctl(fd, VMFERRY_HARVEST, &h);
+}
+
+/** harvest_when_asked_only() - the module harvests no more by itself */
+int harvest_when_asked_only(int fd)
+{
+	struct vmferry_tunables t = { .size = sizeof(t), .mask = VMFERRY_TUNE_ENABLED };
+
+	return ioctl(fd, VMFERRY_SET_TUNABLES, &t);
 }
 
 /** attachment_thread() - pid of an attachment's kernel thread, named after its VMM; -1: there is none */
