@@ -28,6 +28,13 @@
  *
  * The tracepoint's side takes no lock and touches only the map (RCU), the bitmaps (atomic)
  * and counters. A VM is found by its struct kvm in a small hash.
+ *
+ * KVM pushes under a run queue's lock, too: when a vCPU is preempted, it marks the page of the
+ * vCPU's steal time. A wake-up in the tracepoint would take a run queue's lock inside of another.
+ * So the tracepoint's side at most queues an irq_work, whose interrupt comes when interrupts are on
+ * again. It is a hard one: on PREEMPT_RT it runs in hard interrupt context as well, and there
+ * wake_up_process() is allowed, for it takes raw locks only. (One that is not hard would run in a
+ * thread there, and irq_work_sync() would wait for that thread while it still reads the work.)
  */
 #include "watch.h"
 
@@ -92,7 +99,8 @@ static void on_push(void *unused, struct kvm_dirty_ring *ring, u32 slot, u64 off
 			note_push(w, slot, offset);
 			vcpus_dirtied(&w->a->vcpus, vcpu->vcpu_idx, 1);
 		}
-		attach_pushed(w->a, ring_used(ring) == ring->size / 2);
+		if (attach_wants_kick(w->a, ring_used(ring) == ring->size / 2))
+			irq_work_queue(&w->kick);
 	}
 	rcu_read_unlock();
 }
@@ -107,7 +115,8 @@ static void on_full(void *unused, struct kvm_vcpu *vcpu)
 			continue;
 		atomic64_inc(&w->ring_full);
 		vcpus_ring_full(&w->a->vcpus, vcpu->vcpu_idx);
-		attach_kick(w->a);
+		if (attach_wants_kick(w->a, true))
+			irq_work_queue(&w->kick);
 	}
 	rcu_read_unlock();
 }
@@ -299,17 +308,27 @@ bool watch_sees_pushes(void)
 
 /* ---- one VM ---- */
 
-/**
- * watch_start() - from now on full rings of @a's VM are seen; pushes are
- * recorded from watch_begin() to watch_end()
- * @w: the watch
- * @a: the attachment
- */
-void watch_start(struct watch *w, struct attachment *a)
+static void on_kick(struct irq_work *work)
+{
+	attach_kick(container_of(work, struct watch, kick)->a);
+}
+
+/** watch_init_one() - nothing is seen yet */
+void watch_init_one(struct watch *w, struct attachment *a)
 {
 	w->a = a;
+	w->kick = IRQ_WORK_INIT_HARD(on_kick);
+}
+
+/**
+ * watch_start() - from now on full rings of the VM are seen, and the attachment's thread is woken;
+ * pushes are recorded from watch_begin() to watch_end()
+ * @w: the watch
+ */
+void watch_start(struct watch *w)
+{
 	mutex_lock(&watched_lock);
-	hash_add_rcu(watched, &w->node, (unsigned long)a->kvm);
+	hash_add_rcu(watched, &w->node, (unsigned long)w->a->kvm);
 	w->is_on = true;
 	mutex_unlock(&watched_lock);
 }
@@ -325,7 +344,7 @@ static void free_region(struct watch_region *r)
 	kfree(r);
 }
 
-/** watch_stop() - nothing is seen any more when it returns; everything is given back */
+/** watch_stop() - nothing is seen and nobody is woken any more when it returns; may be repeated */
 void watch_stop(struct watch *w)
 {
 	struct watch_map *map;
@@ -335,8 +354,14 @@ void watch_stop(struct watch *w)
 		hash_del_rcu(&w->node);
 		w->is_on = false;
 		mutex_unlock(&watched_lock);
+		synchronize_rcu(); /* nothing queues @kick any more */
+		irq_work_sync(&w->kick);
+		/*
+		 * Its interrupt may still read @kick after the end that the sync waits for. It runs
+		 * with interrupts off, which is a reader's section of RCU.
+		 */
+		synchronize_rcu();
 	}
-	synchronize_rcu();
 	map = rcu_dereference_protected(w->map, true);
 	RCU_INIT_POINTER(w->map, NULL);
 	kfree(map);

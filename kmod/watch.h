@@ -2,6 +2,7 @@
 #ifndef VMFERRY_WATCH_H
 #define VMFERRY_WATCH_H
 
+#include <linux/irq_work.h>
 #include <linux/kvm_host.h>
 #include <linux/list.h>
 #include <linux/rcupdate.h>
@@ -42,6 +43,7 @@ struct watch_map {
 /**
  * struct watch - what is known of pages that somebody else may reset
  * @node: of the watched VMs, by their struct kvm; RCU
+ * @kick: wakes the attachment's thread, outside of the tracepoint
  * @is_cut: a signal may have ended a reset of its rings early
  * @ring_full: exits of vCPUs because of a full ring
  * @until: by vcpu_idx, the push index before which all of @waiting was pushed
@@ -50,6 +52,7 @@ struct watch_map {
 struct watch {
 	struct hlist_node node;
 	struct attachment *a;
+	struct irq_work kick;
 	bool is_on;
 	bool records;
 	bool is_cut;
@@ -68,7 +71,8 @@ int watch_init(void);
 void watch_exit(void);
 bool watch_sees_pushes(void);
 
-void watch_start(struct watch *w, struct attachment *a);
+void watch_init_one(struct watch *w, struct attachment *a);
+void watch_start(struct watch *w);
 void watch_stop(struct watch *w);
 int watch_add_region(struct watch *w, int region, u64 nr_pages);
 bool watch_remove_region(struct watch *w, int region);

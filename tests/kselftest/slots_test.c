@@ -127,7 +127,7 @@ TEST_F(slots, an_alias_outlives_its_owner)
 	ASSERT_EQ(0, vm_set_slot(&self->vm, 0, 0, VM_PAGE, self->more, 0));
 	ASSERT_EQ(0, harvest(self->fd, 0));
 	ASSERT_EQ(0, consumer_map_again(&self->c));
-	ASSERT_EQ(2, header(&self->c)->nr_regions);
+	EXPECT_EQ(2, header(&self->c)->nr_regions);
 	r = region(&self->c, 0);
 	EXPECT_EQ(1, r->slot);
 	EXPECT_EQ(HIGH, r->gpa);
@@ -191,7 +191,7 @@ TEST_F(slots, what_the_owner_takes_along_is_dirty)
 	take_along(_metadata, self->fd, &self->vm, &self->c, 0, variant->reaper);
 }
 
-/* Seen to fail: with rings pages 16 to 23 were lost, for their entries named a slot that had gone. */
+/* Seen to fail: page 2 differed, for the entries of an own ring named a slot that had gone, and a bitmap went with it. */
 TEST_F(slots, what_an_alias_takes_along_is_dirty)
 {
 	take_along(_metadata, self->fd, &self->vm, &self->c, 1, variant->reaper);
@@ -227,13 +227,13 @@ static void begin_anew(struct __test_metadata *_metadata, int fd, struct vm *vm,
 	}
 }
 
-/* Seen to fail: page 16 differs. */
+/* Seen to fail: page 2 differs, the guest's count of its passes. */
 TEST_F(slots, a_log_switched_off_and_on_counts_as_all_dirty)
 {
 	begin_anew(_metadata, self->fd, &self->vm, &self->c, false, variant->reaper);
 }
 
-/* Seen to fail: page 16 differs. */
+/* Seen to fail: page 2 differs, the guest's count of its passes. */
 TEST_F(slots, a_slot_deleted_and_made_anew_counts_as_all_dirty)
 {
 	begin_anew(_metadata, self->fd, &self->vm, &self->c, true, variant->reaper);
@@ -250,7 +250,7 @@ TEST_F(slots, a_slot_that_comes_leaves_the_others_clean)
 	EXPECT_EQ(16, consumer_collect(&self->c));
 }
 
-/* Seen to fail: a write at index -28. */
+/* Seen to fail: with a bitmap, an Oops, a write at index -28. */
 TEST_F(slots, more_slots_than_regions_break_the_attachment)
 {
 	struct pollfd p = { .fd = self->fd, .events = POLLIN };
@@ -263,12 +263,15 @@ TEST_F(slots, more_slots_than_regions_break_the_attachment)
 	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
 	EXPECT_EQ(VMFERRY_MAX_REGIONS, header(&self->c)->nr_regions);
 	EXPECT_EQ(0, harvest(self->fd, 0));
-	ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
 	for (int i = VMFERRY_MAX_REGIONS; i < VMFERRY_MAX_REGIONS + 3; i++)
 		ASSERT_EQ(0, vm_set_slot(&self->vm, i, HIGH + i * VM_PAGE, VM_PAGE, self->more + i * VM_PAGE, 0));
+	/* It writes those that are too many. */
+	vm_set_share(&self->vm, 0, HIGH / VM_PAGE + VMFERRY_MAX_REGIONS, HIGH / VM_PAGE + VMFERRY_MAX_REGIONS + 3);
+	ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
 	for (int i = 0; i < 5; i++) {
 		EXPECT_EQ(-1, harvest(self->fd, 0));
 		EXPECT_EQ(EIO, errno);
+		wait_for_passes(&self->vm, 2);
 	}
 	EXPECT_EQ(1, poll(&p, 1, 0));
 	EXPECT_TRUE(p.revents & POLLERR);
@@ -281,7 +284,9 @@ TEST_F(slots, more_slots_than_regions_break_the_attachment)
 		EXPECT_EQ(-1, ioctl(self->vm.vm_fd, KVM_GET_DIRTY_LOG, &log));
 		EXPECT_EQ(ENOENT, errno);
 	}
+	vm_pause(&self->vm);
 	vm_set_share(&self->vm, 0, 16, 2048);
+	ASSERT_EQ(0, vm_run(&self->vm, variant->reaper));
 	wait_for_passes(&self->vm, 3);
 	vm_pause(&self->vm);
 	EXPECT_EQ(0, self->vm.failed);

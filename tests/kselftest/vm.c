@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <asm/kvm_para.h>
 #include <linux/kvm.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 #define CODE 0x1000
-#define PARAMS 0x2000 /* per vCPU, 64 bytes: first page, end, passes */
+#define PARAMS 0x2000 /* per vCPU, 64 bytes: first page, end (no more than that: none), passes */
 
 /*
  * 32-bit, no paging: ebx points at the parameters.
@@ -25,6 +26,8 @@ __asm__(".pushsection .rodata\n"
 	"guest_code:\n"
 	".code32\n"
 	"1:	mov (%ebx), %esi\n"
+	"	cmp 4(%ebx), %esi\n"
+	"	jae 1b\n"
 	"2:	incl (%esi)\n"
 	"	add $4096, %esi\n"
 	"	cmp 4(%ebx), %esi\n"
@@ -56,6 +59,17 @@ static void flat(struct kvm_segment *s, int type)
 {
 	*s = (struct kvm_segment){ .base = 0, .limit = 0xffffffff, .selector = type == 11 ? 8 : 16,
 				   .type = type, .present = 1, .db = 1, .s = 1, .g = 1 };
+}
+
+/** vm_set_steal_time() - as a guest does that asks KVM for it */
+int vm_set_steal_time(struct vm *vm, unsigned int vcpu, uint64_t gpa)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry msr;
+	} m = { .head.nmsrs = 1, .msr = { .index = MSR_KVM_STEAL_TIME, .data = gpa | KVM_MSR_ENABLED } };
+
+	return ioctl(vm->vcpu_fd[vcpu], KVM_SET_MSRS, &m) == 1 ? 0 : -1;
 }
 
 /** vm_set_base() - the guest goes on at the alias of its RAM at @gpa; no vCPU runs */
@@ -252,7 +266,7 @@ void vm_pause(struct vm *vm)
 	}
 }
 
-/** vm_set_share() - the pages that @vcpu writes from its next pass on */
+/** vm_set_share() - the pages that @vcpu writes from its next pass on; none: it spins */
 void vm_set_share(struct vm *vm, unsigned int vcpu, uint32_t first_page, uint32_t end_page)
 {
 	*params_of(vm, vcpu) = (struct params){ first_page * VM_PAGE, end_page * VM_PAGE, 0 };

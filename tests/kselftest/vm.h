@@ -43,6 +43,7 @@ struct vm {
 int vm_make(struct vm *vm, size_t size, unsigned int nr_vcpus, unsigned int ring_entries);
 int vm_add_vcpu(struct vm *vm);
 int vm_set_slot(struct vm *vm, uint32_t slot, uint64_t gpa, size_t size, uint8_t *at, uint32_t flags);
+int vm_set_steal_time(struct vm *vm, unsigned int vcpu, uint64_t gpa);
 int vm_set_base(struct vm *vm, uint64_t gpa);
 int vm_run(struct vm *vm, enum vm_reaper reaper);
 void vm_reap(struct vm *vm);
