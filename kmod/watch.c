@@ -28,6 +28,13 @@
  *
  * The tracepoint's side takes no lock and touches only the map (RCU), the bitmaps (atomic)
  * and counters. A VM is found by its struct kvm in a small hash.
+ *
+ * KVM pushes under a run queue's lock, too: when a vCPU is preempted, it marks the page of the
+ * vCPU's steal time. A wake-up in the tracepoint would take a run queue's lock inside of another.
+ * So the tracepoint's side at most queues an irq_work, whose interrupt comes when interrupts are on
+ * again. It is a hard one: on PREEMPT_RT it runs in hard interrupt context as well, and there
+ * wake_up_process() is allowed, for it takes raw locks only. (One that is not hard would run in a
+ * thread there, and irq_work_sync() would wait for that thread while it still reads the work.)
  */
 #include "watch.h"
 
@@ -65,9 +72,10 @@ static void note_push(struct watch *w, u32 slot, u64 page)
 	for (unsigned int i = 0; map && i < map->nr; i++) {
 		if (map->slot[i].slot != slot)
 			continue;
-		if (page >= map->slot[i].npages)
-			return;
 		r = w->region[map->slot[i].region];
+		/* KVM may have changed the slot since: it begins all dirty when we know. */
+		if (!r || page >= r->nr_pages)
+			return;
 		set_bit_and_summary(&r->pushed, page);
 		/* Pairs with move_pushed(): it sees the bit, or we see its false. */
 		smp_mb__after_atomic();
@@ -91,7 +99,8 @@ static void on_push(void *unused, struct kvm_dirty_ring *ring, u32 slot, u64 off
 			note_push(w, slot, offset);
 			vcpus_dirtied(&w->a->vcpus, vcpu->vcpu_idx, 1);
 		}
-		attach_pushed(w->a, ring_used(ring) == ring->size / 2);
+		if (attach_wants_kick(w->a, ring_used(ring) == ring->size / 2))
+			irq_work_queue(&w->kick);
 	}
 	rcu_read_unlock();
 }
@@ -106,7 +115,8 @@ static void on_full(void *unused, struct kvm_vcpu *vcpu)
 			continue;
 		atomic64_inc(&w->ring_full);
 		vcpus_ring_full(&w->a->vcpus, vcpu->vcpu_idx);
-		attach_kick(w->a);
+		if (attach_wants_kick(w->a, true))
+			irq_work_queue(&w->kick);
 	}
 	rcu_read_unlock();
 }
@@ -298,17 +308,27 @@ bool watch_sees_pushes(void)
 
 /* ---- one VM ---- */
 
-/**
- * watch_start() - from now on full rings of @a's VM are seen; pushes are
- * recorded from watch_begin() to watch_end()
- * @w: the watch
- * @a: the attachment
- */
-void watch_start(struct watch *w, struct attachment *a)
+static void on_kick(struct irq_work *work)
+{
+	attach_kick(container_of(work, struct watch, kick)->a);
+}
+
+/** watch_init_one() - nothing is seen yet */
+void watch_init_one(struct watch *w, struct attachment *a)
 {
 	w->a = a;
+	w->kick = IRQ_WORK_INIT_HARD(on_kick);
+}
+
+/**
+ * watch_start() - from now on full rings of the VM are seen, and the attachment's thread is woken;
+ * pushes are recorded from watch_begin() to watch_end()
+ * @w: the watch
+ */
+void watch_start(struct watch *w)
+{
 	mutex_lock(&watched_lock);
-	hash_add_rcu(watched, &w->node, (unsigned long)a->kvm);
+	hash_add_rcu(watched, &w->node, (unsigned long)w->a->kvm);
 	w->is_on = true;
 	mutex_unlock(&watched_lock);
 }
@@ -324,7 +344,7 @@ static void free_region(struct watch_region *r)
 	kfree(r);
 }
 
-/** watch_stop() - nothing is seen any more when it returns; everything is given back */
+/** watch_stop() - nothing is seen and nobody is woken any more when it returns; may be repeated */
 void watch_stop(struct watch *w)
 {
 	struct watch_map *map;
@@ -334,8 +354,14 @@ void watch_stop(struct watch *w)
 		hash_del_rcu(&w->node);
 		w->is_on = false;
 		mutex_unlock(&watched_lock);
+		synchronize_rcu(); /* nothing queues @kick any more */
+		irq_work_sync(&w->kick);
+		/*
+		 * Its interrupt may still read @kick after the end that the sync waits for. It runs
+		 * with interrupts off, which is a reader's section of RCU.
+		 */
+		synchronize_rcu();
 	}
-	synchronize_rcu();
 	map = rcu_dereference_protected(w->map, true);
 	RCU_INIT_POINTER(w->map, NULL);
 	kfree(map);
@@ -361,15 +387,19 @@ static void clear_bits(struct watch_bits *b, u64 nr_words)
 	memset(b->summary, 0, DIV_ROUND_UP(nr_words, BITS_PER_LONG) * sizeof(long));
 }
 
-/* All of a new region: it may have been written before its logging was on. */
-static void fill(struct watch_region *r, u64 nr_pages)
+/** watch_fill() - all of @region counts as pushed: its log has a gap; logging is on */
+void watch_fill(struct watch *w, int region)
 {
-	for (u64 p = 0; p < nr_pages; p++)
+	struct watch_region *r = w->region[region];
+
+	if (!r)
+		return;
+	for (u64 p = 0; p < r->nr_pages; p++)
 		set_bit_and_summary(&r->pushed, p);
 	WRITE_ONCE(r->has_pushed, true);
 }
 
-/** watch_add_region() - it begins all dirty; watch_set_slots() makes it known to the tracepoint */
+/** watch_add_region() - it begins clean; watch_set_slots() makes it known to the tracepoint */
 int watch_add_region(struct watch *w, int region, u64 nr_pages)
 {
 	struct watch_region *r;
@@ -379,37 +409,42 @@ int watch_add_region(struct watch *w, int region, u64 nr_pages)
 	r = kzalloc(sizeof(*r), GFP_KERNEL);
 	if (!r)
 		return -ENOMEM;
+	r->nr_pages = nr_pages;
 	r->nr_words = DIV_ROUND_UP(nr_pages, BITS_PER_LONG);
 	if (alloc_bits(&r->pushed, r->nr_words) || alloc_bits(&r->waiting, r->nr_words)) {
 		free_region(r);
 		return -ENOMEM;
 	}
-	if (w->a->logging)
-		fill(r, nr_pages);
 	w->region[region] = r;
 	return 0;
 }
 
-/** watch_remove_region() - what is known of it is dropped */
-void watch_remove_region(struct watch *w, int region)
+/**
+ * watch_remove_region() - what is known of it is dropped
+ * @w: the watch
+ * @region: index of the region
+ *
+ * Return: true: until watch_set_slots() no push of any region is recorded
+ */
+bool watch_remove_region(struct watch *w, int region)
 {
 	struct watch_map *map = rcu_dereference_protected(w->map, true);
 
+	if (w->a->own_ring || !w->a->has_rings)
+		return false;
 	/* The tracepoint must not find it any more before it is freed. */
 	rcu_assign_pointer(w->map, NULL);
 	synchronize_rcu();
 	kfree(map);
 	free_region(w->region[region]);
 	w->region[region] = NULL;
+	return true;
 }
 
 /**
  * watch_set_slots() - the tracepoint's map of slots, anew
  * @w: the watch
  * @m: KVM's slots
- *
- * Between watch_remove_region() and this a push finds no map; the thread that calls both
- * fills the remaining regions all dirty in that case.
  */
 int watch_set_slots(struct watch *w, const struct memslots *m)
 {
@@ -424,13 +459,8 @@ int watch_set_slots(struct watch *w, const struct memslots *m)
 	for (unsigned int i = 0; i < m->nr; i++) {
 		map->slot[i].slot = m->slot[i].slot;
 		map->slot[i].region = m->slot[i].region;
-		map->slot[i].npages = m->slot[i].npages;
 	}
 	rcu_assign_pointer(w->map, map);
-	if (!old && w->a->logging)
-		for (unsigned int i = 0; i < m->nr; i++)
-			if (m->slot[i].owns_region)
-				fill(w->region[m->slot[i].region], m->slot[i].npages);
 	if (old)
 		kfree_rcu(old, rcu);
 	return 0;
