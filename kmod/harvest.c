@@ -25,6 +25,7 @@
 
 #include "attach.h"
 #include "compat.h"
+#include "resets.h"
 #include "trace.h"
 
 bool debug_publish_early;
@@ -81,7 +82,7 @@ static int reset_rings(struct attachment *a)
 	if (cleared < 0)
 		return cleared;
 	/* Somebody's call at the same time may have reset ours, and still have to flush TLBs. */
-	watch_wait_for_resets(&a->watch);
+	resets_wait(a->kvm);
 	for (unsigned int i = 0; i < a->rings.known; i++)
 		if (!ring_is_reset_to(&kvm_get_vcpu(a->kvm, i)->dirty_ring, a->rings.next[i]))
 			return -EIO;
