@@ -123,13 +123,14 @@ static int harvest_slot_log(struct attachment *a, const struct memslot *s, u32 *
 	u64 words = DIV_ROUND_UP(s->npages, 64);
 	struct kvm_dirty_log get = { .slot = s->slot };
 	struct kvm_clear_dirty_log clear = { .slot = s->slot, .num_pages = s->npages };
+	void __user *at, *tail;
 	u64 __user *bitmap;
-	void __user *at;
-	int err = attach_scratch(a, PAGE_SIZE + words * 8, &at);
+	int err = attach_scratch(a, sizeof(get), words * 8, &at, &tail);
 
 	if (err)
 		return err;
-	bitmap = at + PAGE_SIZE;
+	/* At the very end: KVM fills in as many words as the slot has by now. */
+	bitmap = tail;
 	get.dirty_bitmap = bitmap;
 	clear.dirty_bitmap = bitmap;
 	if (copy_to_user(at, &get, sizeof(get)))
