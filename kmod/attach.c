@@ -80,35 +80,66 @@ int attach_vm_ioctl(struct attachment *a, unsigned int cmd, unsigned long arg)
 static void drop_scratch(struct attachment *a)
 {
 	if (a->scratch)
-		vm_munmap(a->scratch, a->scratch_len);
+		vm_munmap(a->scratch, a->scratch_len + PAGE_SIZE);
 	a->scratch = 0;
 	a->scratch_len = 0;
 }
 
-/**
- * attach_scratch() - @len bytes in the VMM for the arguments of KVM's ioctls; adopted
- * @a: the attachment
- * @len: bytes wanted
- * @at: out: where they are, in the VMM
- *
- * Anonymous memory of the VMM's: whatever it writes there hurts nobody but itself.
- */
-int attach_scratch(struct attachment *a, size_t len, void __user **at)
+static int make_scratch(struct attachment *a, size_t len)
 {
-	unsigned long addr;
+	unsigned long all, addr;
 
-	len = PAGE_ALIGN(len);
-	if (len > a->scratch_len) {
+	all = vm_mmap(NULL, 0, len + PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	if (IS_ERR_VALUE(all))
+		return (int)all;
+	addr = vm_mmap(NULL, all, len, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, 0);
+	if (IS_ERR_VALUE(addr)) {
+		vm_munmap(all, len + PAGE_SIZE);
+		return (int)addr;
+	}
+	a->scratch = addr;
+	a->scratch_len = len;
+	return 0;
+}
+
+/**
+ * attach_scratch() - room in the VMM for the arguments of KVM's ioctls; adopted
+ * @a: the attachment
+ * @len: bytes wanted at the beginning, a page at most
+ * @tail_len: bytes wanted at the end
+ * @at: out: the beginning, in the VMM
+ * @tail: out: the last @tail_len bytes; may be NULL
+ *
+ * Anonymous memory of the VMM's: whatever it writes there hurts nobody but itself. A page that
+ * cannot be touched follows: what KVM writes past the end of @tail gets -EFAULT, and does not
+ * reach memory that the VMM uses.
+ */
+int attach_scratch(struct attachment *a, size_t len, size_t tail_len, void __user **at,
+		   void __user **tail)
+{
+	size_t all = PAGE_ALIGN(len) + PAGE_ALIGN(tail_len);
+	int err;
+
+	if (all > a->scratch_len) {
 		drop_scratch(a);
-		addr = vm_mmap(NULL, 0, len, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, 0);
-		if (IS_ERR_VALUE(addr))
-			return (int)addr;
-		a->scratch = addr;
-		a->scratch_len = len;
+		err = make_scratch(a, all);
+		if (err)
+			return err;
 	}
 	*at = (void __user *)a->scratch;
+	if (tail)
+		*tail = (void __user *)(a->scratch + a->scratch_len - tail_len);
 	return 0;
+}
+
+static void wake_readers(struct attachment *a)
+{
+	wake_up_all(&a->readers);
+	mutex_lock(&a->lock);
+	if (a->eventfd)
+		compat_eventfd_signal(a->eventfd);
+	mutex_unlock(&a->lock);
 }
 
 /* The VMM has exited: let go of the VM. */
@@ -122,7 +153,7 @@ static void bury(struct attachment *a)
 	a->logging = false;
 	area_set_flags(&a->area, VMFERRY_AREA_DEAD, VMFERRY_AREA_LOGGING);
 	WRITE_ONCE(a->dead, true);
-	wake_up_all(&a->readers);
+	wake_readers(a);
 }
 
 /* ---- the consumer ---- */
@@ -139,24 +170,14 @@ static bool is_readable(struct attachment *a)
 	return us && ktime_get_ns() - READ_ONCE(a->unread_since_ns) >= (u64)us * NSEC_PER_USEC;
 }
 
-static void wake_readers(struct attachment *a)
-{
-	if (!is_readable(a))
-		return;
-	wake_up_all(&a->readers);
-	mutex_lock(&a->lock);
-	if (a->eventfd)
-		compat_eventfd_signal(a->eventfd);
-	mutex_unlock(&a->lock);
-}
-
 /** attach_published() - @pages more for the consumer to take */
 void attach_published(struct attachment *a, u32 pages)
 {
 	if (pages && !atomic64_read(&a->unread))
 		WRITE_ONCE(a->unread_since_ns, ktime_get_ns());
 	atomic64_add(pages, &a->unread);
-	wake_readers(a);
+	if (is_readable(a))
+		wake_readers(a);
 }
 
 /** attach_break() - writes may have been missed: for good, and loudly for the consumer */
@@ -164,9 +185,9 @@ void attach_break(struct attachment *a)
 {
 	if (a->broken)
 		return;
-	a->broken = true;
+	WRITE_ONCE(a->broken, true);
 	area_set_flags(&a->area, VMFERRY_AREA_BROKEN, 0);
-	wake_up_all(&a->readers);
+	wake_readers(a);
 }
 
 static ssize_t attach_read(struct file *file, char __user *to, size_t len, loff_t *pos)
@@ -349,7 +370,7 @@ static int attach_thread(void *arg)
 			wait_for_work(a, (u64)a->period_us * NSEC_PER_USEC);
 		else
 			wait_for_work(a, EXIT_LOOK_NS);
-		/* A full barrier: see attach_wants_kick(). What is looked at is looked at after it. */
+		/* A full barrier before whatever is looked at: see attach_wants_kick(). */
 		xchg(&a->kick, false);
 		/* Pairs with the release in attach_ask(): the completion has been made anew. */
 		op = smp_load_acquire(&a->op);
@@ -401,7 +422,7 @@ static void free_attachment(struct attachment *a)
 	ring_cursors_fini(&a->rings);
 	vcpus_fini(&a->vcpus);
 	area_fini(&a->area);
-	kfree(a);
+	kvfree(a);
 }
 
 static int attach_release(struct inode *inode, struct file *file)
@@ -471,7 +492,7 @@ static bool rings_are_taken(struct kvm *kvm)
 /* attach_lock held */
 static struct attachment *make(const struct vmferry_attach *req, struct file *vm_file, int *err)
 {
-	struct attachment *a = kzalloc(sizeof(*a), GFP_KERNEL);
+	struct attachment *a = kvzalloc(sizeof(*a), GFP_KERNEL);
 
 	*err = -ENOMEM;
 	if (!a)

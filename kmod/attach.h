@@ -95,6 +95,7 @@ void attach_break(struct attachment *a);
 int attach_adopt(struct attachment *a);
 void attach_unadopt(struct attachment *a);
 int attach_vm_ioctl(struct attachment *a, unsigned int cmd, unsigned long arg);
-int attach_scratch(struct attachment *a, size_t len, void __user **at);
+int attach_scratch(struct attachment *a, size_t len, size_t tail_len, void __user **at,
+		   void __user **tail);
 
 #endif

@@ -41,9 +41,9 @@ static inline int compat_nr_address_spaces(struct kvm *kvm)
 }
 
 /*
- * The generation of one address space's slots. While KVM waits for the readers of old slots, those
- * seen are the new ones already, under the old number and a flag: they get the number they are about
- * to have.
+ * The generation of one address space's slots. While KVM waits for the readers of old slots,
+ * those seen are the new ones already, under the old number and a flag: they get the number they
+ * are about to have.
  */
 static inline u64 compat_settled_generation(struct kvm *kvm, const struct kvm_memslots *slots)
 {

@@ -25,6 +25,7 @@
 
 #include "attach.h"
 #include "compat.h"
+#include "resets.h"
 #include "trace.h"
 
 bool debug_publish_early;
@@ -81,7 +82,7 @@ static int reset_rings(struct attachment *a)
 	if (cleared < 0)
 		return cleared;
 	/* Somebody's call at the same time may have reset ours, and still have to flush TLBs. */
-	watch_wait_for_resets(&a->watch);
+	resets_wait(a->kvm);
 	for (unsigned int i = 0; i < a->rings.known; i++)
 		if (!ring_is_reset_to(&kvm_get_vcpu(a->kvm, i)->dirty_ring, a->rings.next[i]))
 			return -EIO;
@@ -122,13 +123,14 @@ static int harvest_slot_log(struct attachment *a, const struct memslot *s, u32 *
 	u64 words = DIV_ROUND_UP(s->npages, 64);
 	struct kvm_dirty_log get = { .slot = s->slot };
 	struct kvm_clear_dirty_log clear = { .slot = s->slot, .num_pages = s->npages };
+	void __user *at, *tail;
 	u64 __user *bitmap;
-	void __user *at;
-	int err = attach_scratch(a, PAGE_SIZE + words * 8, &at);
+	int err = attach_scratch(a, sizeof(get), words * 8, &at, &tail);
 
 	if (err)
 		return err;
-	bitmap = at + PAGE_SIZE;
+	/* At the very end: KVM fills in as many words as the slot has by now. */
+	bitmap = tail;
 	get.dirty_bitmap = bitmap;
 	clear.dirty_bitmap = bitmap;
 	if (copy_to_user(at, &get, sizeof(get)))

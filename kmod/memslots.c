@@ -330,7 +330,7 @@ static int set_flags(struct attachment *a, struct memslot *s, u32 flags)
 	};
 	u64 before, after, step = compat_nr_address_spaces(a->kvm);
 	void __user *at;
-	int err = attach_scratch(a, sizeof(region), &at);
+	int err = attach_scratch(a, sizeof(region), 0, &at, NULL);
 
 	if (err)
 		return err;

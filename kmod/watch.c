@@ -16,11 +16,9 @@
  * Order: first the bits are moved, then the index is read; so each bit in @waiting was
  * pushed before @until. The other way round a page could be published before its reset.
  *
- * A reset index that has passed is not enough: KVM moves it on before it write-protects
- * the pages, and flushes the TLBs only after the last ring, without a lock. So calls of
- * KVM_RESET_DIRTY_RINGS are listed as they enter KVM's VM ioctl, until they leave it: once
- * the index has passed, the call that moved it is one of those that run then, or is over.
- * Later ones are not waited for: there may be no moment without any.
+ * A reset index that has passed is not enough: the call that moved it may not have protected
+ * the pages yet. Once the index has passed, that call is one of those that run then (resets.c),
+ * or is over. Later ones are not waited for: there may be no moment without any.
  *
  * At the last harvest the vCPUs stand still and all of @pushed and @waiting is published,
  * but also kept: if the guest goes on here after all, it may still write those pages
@@ -38,9 +36,7 @@
  */
 #include "watch.h"
 
-#include <linux/delay.h>
 #include <linux/hashtable.h>
-#include <linux/kprobes.h>
 #include <linux/slab.h>
 #include <linux/tracepoint.h>
 #include <linux/vmalloc.h>
@@ -48,13 +44,13 @@
 #include "attach.h"
 #include "compat.h"
 #include "harvest.h"
+#include "resets.h"
 
 static DEFINE_HASHTABLE(watched, 6);
 static DEFINE_MUTEX(watched_lock);
 
 /* Both are set while the tracepoints are there; watched_lock. */
 static struct tracepoint *push_tp, *full_tp;
-static bool has_reset_probe;
 
 static void set_bit_and_summary(struct watch_bits *b, u64 page)
 {
@@ -121,40 +117,6 @@ static void on_full(void *unused, struct kvm_vcpu *vcpu)
 	rcu_read_unlock();
 }
 
-/* ---- calls of KVM_RESET_DIRTY_RINGS ---- */
-
-/* One that is under way. */
-struct reset_call {
-	struct list_head node;
-	const struct kvm *kvm;
-	u64 nr;
-};
-
-/*
- * Who enters is who leaves, whatever is attached meanwhile. The lock is the order, too: a
- * call is listed before it moves an index, and unlisted after it has flushed the TLBs; so
- * who sees an index moved finds the call here, or all that it did done.
- */
-static DEFINE_RAW_SPINLOCK(calls_lock);
-static LIST_HEAD(calls); /* oldest first */
-static u64 calls_begun;
-
-static int on_vm_ioctl(struct kretprobe_instance *ri, struct pt_regs *regs)
-{
-	struct reset_call *call = (void *)ri->data;
-	struct file *file = (void *)regs_get_kernel_argument(regs, 0);
-	unsigned long flags;
-
-	if ((unsigned int)regs_get_kernel_argument(regs, 1) != KVM_RESET_DIRTY_RINGS)
-		return 1; /* its return does not interest us */
-	call->kvm = file->private_data;
-	raw_spin_lock_irqsave(&calls_lock, flags);
-	call->nr = ++calls_begun;
-	list_add_tail(&call->node, &calls);
-	raw_spin_unlock_irqrestore(&calls_lock, flags);
-	return 0;
-}
-
 /* Pages of @kvm may be writable without an entry: who watches it must know. */
 static void note_cut(const struct kvm *kvm)
 {
@@ -166,55 +128,6 @@ static void note_cut(const struct kvm *kvm)
 			WRITE_ONCE(w->is_cut, true);
 	rcu_read_unlock();
 }
-
-static int on_vm_ioctl_done(struct kretprobe_instance *ri, struct pt_regs *regs)
-{
-	struct reset_call *call = (void *)ri->data;
-	unsigned long flags;
-
-	/* Whether the signal came in time to cut it nobody can tell any more. */
-	if (compat_reset_minds_signals() && signal_pending(current))
-		note_cut(call->kvm);
-	raw_spin_lock_irqsave(&calls_lock, flags);
-	list_del(&call->node);
-	raw_spin_unlock_irqrestore(&calls_lock, flags);
-	return 0;
-}
-
-/* The last call that has begun, of any VM. */
-static u64 last_call(void)
-{
-	u64 nr;
-
-	raw_spin_lock_irq(&calls_lock);
-	nr = calls_begun;
-	raw_spin_unlock_irq(&calls_lock);
-	return nr;
-}
-
-/* Does one of @kvm's calls still run that had begun when @nr was the last one? */
-static bool calls_run(const struct kvm *kvm, u64 nr)
-{
-	const struct reset_call *call;
-	bool found = false;
-
-	raw_spin_lock_irq(&calls_lock);
-	list_for_each_entry(call, &calls, node) {
-		if (call->nr > nr)
-			break;
-		found |= call->kvm == kvm;
-	}
-	raw_spin_unlock_irq(&calls_lock);
-	return found;
-}
-
-static struct kretprobe reset_probe = {
-	.kp.symbol_name = "kvm_vm_ioctl",
-	.entry_handler = on_vm_ioctl,
-	.handler = on_vm_ioctl_done,
-	.data_size = sizeof(struct reset_call),
-	.maxactive = 256,
-};
 
 /* ---- coming and going with KVM's module ---- */
 
@@ -228,24 +141,12 @@ static void found_tracepoint(struct tracepoint *tp, void *unused)
 		full_tp = tp;
 }
 
-/* A probe of code that has gone would count nothing in code that comes in its place. */
-static void drop_reset_probe(void)
-{
-	if (!has_reset_probe)
-		return;
-	unregister_kretprobe(&reset_probe);
-	reset_probe.kp.addr = NULL;
-	reset_probe.kp.flags = 0;
-	reset_probe.nmissed = 0;
-	has_reset_probe = false;
-}
-
 static void lost_tracepoint(struct tracepoint *tp)
 {
 	if (tp == push_tp) {
 		tracepoint_probe_unregister(tp, on_push, NULL);
 		push_tp = NULL;
-		drop_reset_probe();
+		resets_forget();
 	}
 	if (tp == full_tp) {
 		tracepoint_probe_unregister(tp, on_full, NULL);
@@ -300,8 +201,7 @@ bool watch_sees_pushes(void)
 	bool sees;
 
 	mutex_lock(&watched_lock);
-	sees = push_tp && (has_reset_probe || !register_kretprobe(&reset_probe));
-	has_reset_probe |= sees;
+	sees = push_tp && resets_list(note_cut);
 	mutex_unlock(&watched_lock);
 	return sees;
 }
@@ -484,6 +384,11 @@ void watch_begin(struct watch *w)
 	synchronize_rcu();
 	kvm_for_each_vcpu(i, vcpu, w->a->kvm)
 		ring_each_unreset(&vcpu->dirty_ring, note_unreset, w);
+	/*
+	 * What a reset had taken off a ring before that, but not protected yet, is in no ring: the
+	 * guest may write it unseen until that reset is over.
+	 */
+	resets_wait(w->a->kvm);
 }
 
 void watch_end(struct watch *w)
@@ -595,7 +500,7 @@ static int note_until(struct watch *w)
 void watch_check(struct watch *w)
 {
 	/* A call for whose listing there was no room may have run unseen. */
-	if (READ_ONCE(reset_probe.nmissed) || READ_ONCE(w->is_cut))
+	if (resets_were_missed() || READ_ONCE(w->is_cut))
 		attach_break(w->a);
 }
 
@@ -610,9 +515,9 @@ static bool resets_are_over(struct watch *w)
 			return false;
 	}
 	if (!w->has_passed)
-		w->last_call = last_call();
+		w->last_call = resets_last();
 	w->has_passed = true;
-	return !calls_run(w->a->kvm, w->last_call);
+	return !resets_run(w->a->kvm, w->last_call);
 }
 
 /** watch_has_more() - does anything wait for a reset, or came since the last look? */
@@ -665,13 +570,4 @@ u32 watch_publish_tail(struct watch *w)
 	if (note_until(w))
 		attach_break(w->a);
 	return publish_all(w, true);
-}
-
-/** watch_wait_for_resets() - until each KVM_RESET_DIRTY_RINGS that runs now is over, its TLB flush included */
-void watch_wait_for_resets(struct watch *w)
-{
-	u64 nr = last_call();
-
-	while (calls_run(w->a->kvm, nr))
-		usleep_range(10, 50);
 }

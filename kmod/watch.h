@@ -84,6 +84,5 @@ bool watch_has_more(struct watch *w);
 u32 watch_advance(struct watch *w);
 u32 watch_publish_tail(struct watch *w);
 void watch_check(struct watch *w);
-void watch_wait_for_resets(struct watch *w);
 
 #endif

@@ -9,7 +9,9 @@
 #include <linux/kvm.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -332,6 +334,188 @@ TEST_F(slots, very_many_slots_are_refused)
 	ASSERT_EQ(0, vm_set_slot(&self->vm, 7, HIGH + 7 * VM_PAGE, VM_PAGE, self->more, 0));
 	EXPECT_EQ(-1, harvest(self->fd, 0));
 	EXPECT_EQ(EIO, errno);
+}
+
+/*
+ * Whoever sleeps on an eventfd hears of a break, and who sets one later as well.
+ * Seen to fail: nothing was signalled but pages.
+ */
+TEST_F(slots, an_eventfd_tells_of_the_break)
+{
+	struct vmferry_tunables t = { .size = sizeof(t), .mask = VMFERRY_TUNE_WAKE };
+	struct vmferry_eventfd e = { .size = sizeof(e), .fd = eventfd(0, EFD_NONBLOCK) };
+	uint64_t n;
+
+	/* Never for pages. */
+	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_SET_TUNABLES, &t));
+	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_SET_EVENTFD, &e));
+	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
+	EXPECT_EQ(0, harvest(self->fd, 0));
+	EXPECT_EQ(-1, read(e.fd, &n, sizeof(n)));
+	EXPECT_EQ(EAGAIN, errno);
+	for (int i = 1; i <= VMFERRY_MAX_REGIONS; i++)
+		ASSERT_EQ(0, vm_set_slot(&self->vm, i, HIGH + i * VM_PAGE, VM_PAGE, self->more + i * VM_PAGE, 0));
+	EXPECT_EQ(-1, harvest(self->fd, 0));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(sizeof(n), read(e.fd, &n, sizeof(n)));
+	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_SET_EVENTFD, &e));
+	EXPECT_EQ(sizeof(n), read(e.fd, &n, sizeof(n)));
+	close(e.fd);
+}
+
+#define SMALL_SLOTS 40
+#define HUGE (512UL << 20)
+
+/* What another thread does to a slot while it is harvested. */
+struct changer {
+	pthread_t thread;
+	struct vm *vm;
+	uint8_t *huge;
+	uint32_t slot;
+	size_t becomes;
+	volatile bool go, is_over;
+	int err;
+};
+
+static void *change_slot(void *arg)
+{
+	struct changer *ch = arg;
+	while (!ch->go)
+		sched_yield();
+	ch->err = vm_set_slot(ch->vm, ch->slot, HIGH + ch->slot * VM_PAGE, 0, ch->huge, 0);
+	if (ch->becomes && !ch->err)
+		ch->err = vm_set_slot(ch->vm, ch->slot, 2 * HIGH, ch->becomes, ch->huge, KVM_MEM_LOG_DIRTY_PAGES);
+	ch->is_over = true;
+	return NULL;
+}
+
+/* Bytes from the start that are as they were filled. */
+static size_t untouched(const uint8_t *pages)
+{
+	size_t i;
+
+	for (i = 0; i < 16 * VM_PAGE && pages[i] == 0x5a; i++)
+		;
+	return i;
+}
+
+/*
+ * Bitmap mode asks KVM for the log of one slot after the other, into memory that was sized by the look
+ * at the slots before. Slots that go, or come back with a log of 16 KiB, meanwhile: neither is an error,
+ * nor is anything written that is not the module's.
+ */
+static void change_amid_harvests(struct __test_metadata *_metadata, size_t becomes)
+{
+	uint8_t *huge = mmap(NULL, HUGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int dev = open("/dev/vmferry", O_RDWR), amid = 0;
+	struct vm vm;
+
+	ASSERT_NE(MAP_FAILED, huge);
+	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 0));
+	for (int round = 0; round < 12; round++) {
+		struct changer ch = { .vm = &vm, .huge = huge, .becomes = becomes };
+		uint8_t *above;
+		struct consumer c;
+		int fd;
+
+		for (int i = 1; i <= SMALL_SLOTS; i++)
+			ASSERT_EQ(0, vm_set_slot(&vm, i, HIGH + i * VM_PAGE, VM_PAGE, huge + i * VM_PAGE, 0));
+		fd = attach(dev, vm.vm_fd, getpid(), 0);
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(0, consumer_open(&c, fd, vm.ram, SIZE));
+		ASSERT_EQ(0, harvest_when_asked_only(fd));
+		ASSERT_EQ(0, pthread_create(&ch.thread, NULL, change_slot, &ch));
+		/* The last to be asked for: the regions are in that order. */
+		ch.slot = region(&c, SMALL_SLOTS)->slot;
+		if (!ch.slot)
+			ch.slot = region(&c, SMALL_SLOTS - 1)->slot;
+		/* What is mapped next, the module's, comes to lie below this. */
+		above = mmap(NULL, 16 * VM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		memset(above, 0x5a, 16 * VM_PAGE);
+		ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+		for (int i = 0; !ch.is_over; i++) {
+			ch.go = i >= round % 4; /* before the first look, or some harvests later */
+			EXPECT_EQ(0, harvest(fd, 0)) TH_LOG("round %d: %s", round, strerror(errno));
+			amid += !ch.is_over;
+		}
+		pthread_join(ch.thread, NULL);
+		EXPECT_EQ(0, ch.err);
+		EXPECT_EQ(0, harvest(fd, VMFERRY_HARVEST_FINAL));
+		EXPECT_FALSE(header(&c)->flags & VMFERRY_AREA_BROKEN);
+		EXPECT_EQ(16 * VM_PAGE, untouched(above)) TH_LOG("round %d: the memory above the module's was written", round);
+		munmap(above, 16 * VM_PAGE);
+		consumer_close(&c);
+		close(fd);
+		if (becomes)
+			ASSERT_EQ(0, vm_set_slot(&vm, ch.slot, 0, 0, huge, 0));
+	}
+	TH_LOG("%d harvests amid changes", amid);
+	vm_free(&vm);
+	munmap(huge, HUGE);
+	close(dev);
+}
+
+/* Seen to fail: KVM_GET_DIRTY_LOG said ENOENT, and the attachment was broken. */
+TEST(a_slot_that_goes_amid_a_harvest_breaks_nothing)
+{
+	change_amid_harvests(_metadata, 0);
+}
+
+/* Seen to fail: without the page that cannot be touched, 12 KiB above were overwritten. */
+TEST(a_slot_that_grows_amid_a_harvest_overwrites_nothing)
+{
+	change_amid_harvests(_metadata, HUGE);
+}
+
+static void *change_all_the_while(void *arg)
+{
+	struct changer *ch = arg;
+
+	while (!ch->is_over && !ch->err) {
+		ch->err |= vm_set_slot(ch->vm, 1, HIGH, VM_PAGE, ch->huge, 0);
+		ch->err |= vm_set_slot(ch->vm, 1, HIGH, 0, ch->huge, 0);
+	}
+	return NULL;
+}
+
+/*
+ * Slots that change while START turns their logging on: it may fail, it may break the attachment, but
+ * it does not say 0 then. Seen to fail: it did.
+ */
+TEST_F(slots, a_start_that_breaks_says_so)
+{
+	struct changer ch = { .vm = &self->vm, .huge = self->more };
+	time_t enough = time(NULL) + 5;
+	int broken = 0, started = 0, refused = 0;
+
+	ASSERT_EQ(0, pthread_create(&ch.thread, NULL, change_all_the_while, &ch));
+	while (time(NULL) < enough && broken < 20) {
+		int fd = attach(self->dev, self->vm.vm_fd, getpid(), 0), err;
+		struct vmferry_area_header *h;
+
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(0, harvest_when_asked_only(fd));
+		h = mmap(NULL, VM_PAGE, PROT_READ, MAP_SHARED, fd, 0);
+		ASSERT_NE(MAP_FAILED, h);
+		err = ioctl(fd, VMFERRY_START, 0) ? errno : 0;
+		if (h->flags & VMFERRY_AREA_BROKEN) {
+			broken++;
+			EXPECT_EQ(EIO, err);
+			EXPECT_FALSE(h->flags & VMFERRY_AREA_LOGGING);
+		} else if (err) {
+			refused++;
+			EXPECT_EQ(EAGAIN, err);
+		} else {
+			started++;
+			EXPECT_TRUE(h->flags & VMFERRY_AREA_LOGGING);
+		}
+		munmap(h, VM_PAGE);
+		close(fd);
+	}
+	ch.is_over = true;
+	pthread_join(ch.thread, NULL);
+	EXPECT_EQ(0, ch.err);
+	TH_LOG("%d started, %d refused, %d broken", started, refused, broken);
 }
 
 TEST_HARNESS_MAIN
