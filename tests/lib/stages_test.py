@@ -4,7 +4,7 @@
 
 Stand-ins are small shell commands. Seen to fail: with the closing line not demanded; with plain Popen instead of
 supervise; with stages that are alone started beside others; with skips that CI lets pass."""
-import os, re, signal, subprocess, sys, tempfile, time
+import os, re, signal, subprocess, sys, tempfile
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import stages
 from ferry import expect, main, wait_for
