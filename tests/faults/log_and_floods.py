@@ -45,7 +45,7 @@ def drain(fd):
     with contextlib.suppress(BlockingIOError):
         while True:
             text += os.read(fd, 1 << 16)
-    return text.replace(b'x' * 100, b'').decode()
+    return text.lstrip(b'x').decode()
 
 
 def with_stderr(path):
@@ -65,10 +65,15 @@ def end(who):
 
 
 def connect(daemon):
-    c = socket.socket(socket.AF_UNIX)
-    c.settimeout(30 * SLOW)
-    c.connect(daemon.listen.removeprefix('unix:'))
-    return c
+    def attempt():
+        c = socket.socket(socket.AF_UNIX)
+        c.settimeout(30 * SLOW)
+        try:
+            c.connect(daemon.listen.removeprefix('unix:'))
+            return c
+        except BlockingIOError:  # its backlog is full
+            c.close()
+    return wait_for(f'{daemon.name} to accept', attempt)
 
 
 def stranger(daemon):
@@ -307,7 +312,7 @@ def a_client_that_reads_no_answers_is_not_heard():
         lazy.setblocking(True)
         lazy.settimeout(30 * SLOW)
         got = 0
-        while got < 4 * sent // 100:  # it goes on when it is read again
+        while got < 1 << 20:  # it goes on when it is read again
             got += len(lazy.recv(1 << 20))
         lazy.close()
 
