@@ -8,7 +8,9 @@
  *   say  -> c->out (list) -> client_ready() in the next turn -> send
  *
  * A command may take a good part of a millisecond, and a client may send commands without
- * end: one turn of the loop runs one command, of the client that has waited longest.
+ * end: one turn of the loop runs one command, of the client that has waited longest, and
+ * after a command no other one runs for REST times its duration. Whatever clients do, the
+ * loop has most of its time, and the host's processors, for migrations.
  * Nothing is received from a client that has a line waiting, or that does not read its
  * answers (more than MAX_UNREAD of them): its commands wait in its own socket.
  *
@@ -26,16 +28,19 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/deadline.h"
 #include "base/limited.h"
 
 #define MAX_LINE 65536
 #define MAX_UNREAD 65536
-#define MAX_EVENTS (1 << 20)
+#define MAX_EVENTS (256 << 10)
+#define REST 3
 #define MAX_CLIENTS 64
 
 struct message {
 	struct message *next;
 	size_t len;
+	bool is_event;
 	char text[];
 };
 
@@ -50,6 +55,7 @@ TAILQ_HEAD(client_list, api_client);
  * @is_doomed: it is freed by work()
  * @in, @in_len: received and not yet worked off
  * @out, @out_end: to be sent; @sent: bytes of the first message that have been; @queued: bytes in all
+ * @queued_events: bytes of the events among them
  */
 struct api_client {
 	struct api_clients *all;
@@ -60,17 +66,20 @@ struct api_client {
 	char in[MAX_LINE];
 	size_t in_len;
 	struct message *out, **out_end;
-	size_t sent, queued;
+	size_t sent, queued, queued_events;
 };
 
 /**
  * struct api_clients - a control socket; owned by the loop's thread
  * @source: accepts; @work: runs commands and frees clients, called by loop_again() alone
+ * @rest: calls @work when the next command may run, at @rest_ns
  * @clients: all; @waiting: those that have a whole line, the longest-waiting first
  */
 struct api_clients {
 	struct loop *loop;
 	struct loop_source source, work;
+	struct loop_timer rest;
+	uint64_t rest_ns;
 	struct client_list clients, waiting;
 	unsigned int nr, nr_doomed;
 	const struct api_client_ops *ops;
@@ -162,6 +171,8 @@ static void flush(struct api_client *c)
 		left -= (size_t)n;
 		if (c->sent < m->len)
 			continue;
+		if (m->is_event)
+			c->queued_events -= m->len;
 		c->out = m->next;
 		c->sent = 0;
 		free(m);
@@ -170,8 +181,7 @@ static void flush(struct api_client *c)
 	}
 }
 
-/** api_client_say() - queue a line for @c; it is sent in the loop's next turn */
-void api_client_say(struct api_client *c, const char *text)
+static void queue(struct api_client *c, const char *text, bool is_event)
 {
 	size_t len = strlen(text);
 	struct message *m = c->is_doomed ? NULL : malloc(sizeof(*m) + len + 2);
@@ -180,13 +190,21 @@ void api_client_say(struct api_client *c, const char *text)
 		doom(c);
 		return;
 	}
-	*m = (struct message){ .len = len + 2 };
+	*m = (struct message){ .len = len + 2, .is_event = is_event };
 	memcpy(m->text, text, len);
 	memcpy(m->text + len, "\r\n", 2);
 	*c->out_end = m;
 	c->out_end = &m->next;
 	c->queued += m->len;
+	if (is_event)
+		c->queued_events += m->len;
 	loop_again(c->all->loop, &c->source);
+}
+
+/** api_client_say() - queue an answer for @c; it is sent in the loop's next turn */
+void api_client_say(struct api_client *c, const char *text)
+{
+	queue(c, text, false);
 }
 
 /** api_clients_tell() - say an event to all that listen; a client that does not read is disconnected */
@@ -197,8 +215,8 @@ void api_clients_tell(struct api_clients *a, const char *text)
 	TAILQ_FOREACH(c, &a->clients, entry) {
 		if (!c->listens || c->is_doomed)
 			continue;
-		if (c->queued <= MAX_EVENTS) {
-			api_client_say(c, text);
+		if (c->queued_events <= MAX_EVENTS) {
+			queue(c, text, true);
 			continue;
 		}
 		limited_notice(LIMITED_CLIENT, "control socket: a client does not read its events; it is disconnected");
@@ -276,23 +294,39 @@ static void free_doomed(struct api_clients *a)
 	}
 }
 
-/* One command, of the client that has waited longest. */
+static void run_next(struct api_clients *a)
+{
+	struct api_client *c = TAILQ_FIRST(&a->waiting);
+	uint64_t began = now_ns(), now;
+
+	TAILQ_REMOVE(&a->waiting, c, waiting);
+	c->is_waiting = false;
+	run_line(c);
+	settle(c);
+	now = now_ns();
+	a->rest_ns = now + REST * (now - began);
+}
+
+/* One command, of the client that has waited longest, unless there was one just before. */
 static void work(struct loop_source *s, uint32_t events)
 {
 	struct api_clients *a = s->owner;
-	struct api_client *c;
 
 	(void)events;
 	free_doomed(a);
-	c = TAILQ_FIRST(&a->waiting);
-	if (c) {
-		TAILQ_REMOVE(&a->waiting, c, waiting);
-		c->is_waiting = false;
-		run_line(c);
-		settle(c);
-	}
-	if (!TAILQ_EMPTY(&a->waiting) || a->nr_doomed)
+	if (!TAILQ_EMPTY(&a->waiting) && now_ns() >= a->rest_ns)
+		run_next(a);
+	if (!TAILQ_EMPTY(&a->waiting))
+		loop_timer_at(&a->rest, a->rest_ns);
+	if (a->nr_doomed)
 		loop_again(a->loop, &a->work);
+}
+
+static void on_rested(void *owner)
+{
+	struct api_clients *a = owner;
+
+	loop_again(a->loop, &a->work);
 }
 
 static void accept_ready(struct loop_source *s, uint32_t events)
@@ -341,9 +375,13 @@ int api_clients_open(struct loop *l, int listen_fd, const struct api_client_ops 
 		a->work = (struct loop_source){ .fd = -1, .ready = work, .owner = a, .name = "command" };
 		a->source = (struct loop_source){ .fd = listen_fd, .ready = accept_ready, .owner = a,
 						  .name = "clients" };
-		err = loop_add(l, &a->source, EPOLLIN);
+		err = loop_timer_init(&a->rest, l, on_rested, a);
 	}
+	if (!err)
+		err = loop_add(l, &a->source, EPOLLIN);
 	if (err) {
+		if (a)
+			loop_timer_fini(&a->rest);
 		close(listen_fd);
 		free(a);
 		return err;
@@ -364,6 +402,7 @@ void api_clients_close(struct api_clients *a)
 			flush(c);
 		free_client(c);
 	}
+	loop_timer_fini(&a->rest);
 	loop_remove(a->loop, &a->work);
 	loop_remove(a->loop, &a->source);
 	close(a->source.fd);
