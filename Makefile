@@ -18,7 +18,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -D_GNU_SOURCE -DVMF
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract
+.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls
 .DELETE_ON_ERROR:
 all:
 
@@ -96,6 +96,10 @@ bench-contract: deps
 	@tests/bench/install-peer
 	@$(MAKE) --no-print-directory -s all
 	@tests/bench/contract.py --switchovers $(SWITCHOVERS)
+
+# How long the daemons' loops stand with 8 migrations at once and all that may block them.
+bench-loop-stalls: deps all
+	@tests/bench/loop_stalls.py
 
 check-includes:
 	tests/lib/check-includes
