@@ -48,7 +48,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla $(WARNINGS_ARE_ERRORS) -D_G
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 .PHONY: all help check check-all check-migrations check-tsan demo bench deps install clean check-includes kmod check-vm \
-	check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract check-trixie check-bookworm
+	check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls check-trixie check-bookworm
 .DELETE_ON_ERROR:
 all:
 
@@ -144,6 +144,11 @@ bench-contract: deps-bench
 # "make demo" from a clone of what is committed, in a room with no more than debootstrap's minimum.
 check-trixie check-bookworm: deps
 	tests/lib/room.py --fresh --committed $(@:check-%=%) make demo
+
+# How long the daemons' loops stand with 8 migrations at once and all that may block them.
+bench-loop-stalls: deps-bench
+	@$(MAKE) --no-print-directory -s all
+	@tests/bench/loop_stalls.py
 
 check-includes:
 	tests/lib/check-includes
