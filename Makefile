@@ -20,6 +20,7 @@
 #: make bench-contract      SWITCHOVERS at limits from 5 to 300 ms: how many kept them
 #: make bench-kmod          the module against the VMM's own harvester, on KERNEL
 #: make bench-hot           what it gains to leave hot pages for last
+#: make bench-loop-stalls   how long the loops stand with 8 migrations at once and all that may block them
 #: make deps                only installs what "make check" needs
 #: make clean               removes out
 #
