@@ -87,13 +87,12 @@ def passing(path):
 
 
 @contextlib.contextmanager
-def making(path, mark=''):
-    """A new folder, which gets the name @path and .complete with @mark in it when the block ends well."""
+def making(path):
+    """A new folder, which gets .complete in it and then the name @path when the block ends well."""
     discard(path)
     with passing(path) as new:
         yield new
-        with open(os.path.join(new, '.complete'), 'w') as f:
-            f.write(mark)
+        open(os.path.join(new, '.complete'), 'w').close()
         os.rename(new, path)
 
 

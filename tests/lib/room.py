@@ -14,13 +14,11 @@ A cached room is shared: packages are only added to it. The file .changing stand
 a room in which an earlier process left that file is made anew."""
 import argparse, contextlib, glob, os, re, shutil, signal, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from cache import APART, CACHE, Missing, archive, discard, lock, making, passing, read, run, say
+from cache import APART, CACHE, Missing, archive, discard, is_complete, lock, making, passing, run, say
 
 TOP = os.path.realpath(os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..'))
 KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
 TRIES = 3
-# Version of what make_room() does: rooms of another one are made anew.
-MARK = 'room 1'
 MOUNTS = '''set -e; mount -t proc proc "$0/proc"; mount --rbind /sys "$0/sys"
 if [ -e /dev/kvm ]; then : >"$0/dev/kvm"; mount --bind /dev/kvm "$0/dev/kvm"; fi
 exec chroot "$0" "$@"'''
@@ -92,7 +90,7 @@ def room(suite, packages):
     path = os.path.join(CACHE, 'rooms', suite)
 
     def is_made():
-        return read(os.path.join(path, '.complete')) == MARK and not os.path.exists(os.path.join(path, '.changing'))
+        return is_complete(path) and not os.path.exists(os.path.join(path, '.changing'))
 
     def lacks():
         return [p for p in packages if not has(path, p)]
@@ -102,7 +100,7 @@ def room(suite, packages):
             return path
     with lock(f'room-{suite}'):
         if not is_made():
-            with making(path, MARK) as new:
+            with making(path) as new:
                 debootstrap(suite, new, (suite, f'{suite}-backports'))
         if lacks():
             say(f"installing in the room of {suite}: {' '.join(lacks())}")
