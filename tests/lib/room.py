@@ -14,12 +14,12 @@ A cached room is shared: packages are only added to it. The file .changing stand
 a room in which an earlier process left that file is made anew."""
 import argparse, contextlib, glob, os, re, shutil, signal, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from cache import APART, CACHE, Missing, archive, discard, is_complete, lock, making, passing, run, say
+from cache import APART, CACHE, Missing, archive, discard, fetch, is_complete, lock, making, passing, run, say, TRIES
 
 TOP = os.path.realpath(os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..'))
 KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
-TRIES = 3
-MOUNTS = '''set -e; mount -t proc proc "$0/proc"; mount --rbind /sys "$0/sys"
+MOUNTS = '''set -e; mount --bind "$0" "$0" # its root is a mount, as it is on a machine
+mount -t proc proc "$0/proc"; mount --rbind /sys "$0/sys"
 if [ -e /dev/kvm ]; then : >"$0/dev/kvm"; mount --bind /dev/kvm "$0/dev/kvm"; fi
 exec chroot "$0" "$@"'''
 
@@ -44,7 +44,7 @@ def show_in_room(path, folder, cmd):
 
 
 def apt_get(path, *args):
-    in_room(path, ['apt-get', '-q', '-o', 'Acquire::Retries=5', *args])
+    fetch([*APART, 'sh', '-c', MOUNTS, path, 'apt-get', '-q', '-o', 'Acquire::Retries=5', *args], env=room_env())
 
 
 def has(path, package):
