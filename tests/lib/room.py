@@ -18,6 +18,7 @@ from cache import APART, CACHE, Missing, archive, discard, fetch, is_complete, l
 
 TOP = os.path.realpath(os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..'))
 KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
+LEFTOVER_AGE = 86400
 MOUNTS = '''set -e; mount --bind "$0" "$0" # its root is a mount, as it is on a machine
 mount -t proc proc "$0/proc"; mount --rbind /sys "$0/sys"
 if [ -e /dev/kvm ]; then : >"$0/dev/kvm"; mount --bind /dev/kvm "$0/dev/kvm"; fi
@@ -117,6 +118,9 @@ def using(path):
 def tree_in(path, tree, committed=False):
     """A copy of a tree in a room; yields its path there."""
     os.makedirs(os.path.join(path, 'trees'), exist_ok=True)
+    for left in glob.glob(f'{path}/trees/vmferry-*'):  # by a process that was killed
+        if time.time() - os.path.getmtime(left) > LEFTOVER_AGE:
+            shutil.rmtree(left, ignore_errors=True)
     to = tempfile.mkdtemp(prefix='vmferry-', dir=os.path.join(path, 'trees'))
     try:
         if committed:
