@@ -68,8 +68,8 @@ def holds_ram(daemon):
 def settled(a, b):
     """once the last incoming has closed, and the one VM there is has registered anew"""
     wait_for('a clean destination', lambda: any('web1-in' in d.vms() and not d.vms()['web1-in']['busy'] for d in (a, b)))
-    # loop, journal, scribe; and where a VM waits its warm.c
-    wait_for('threads to end', lambda: sorted(usage(d)[1] for d in (a, b)) == [3, 4])
+    # loop, log, journal, scribe; and where a VM waits its warm.c
+    wait_for('threads to end', lambda: sorted(usage(d)[1] for d in (a, b)) == [4, 5])
     return [min(seen) for seen in zip(*[(usage(a), usage(b)) for _ in range(20)])] # a connection may be closing
 
 
