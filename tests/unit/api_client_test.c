@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -184,15 +185,15 @@ static void one_that_does_not_read_is_not_heard(void **state)
 	quiet = 0;
 	loop_timer_at(&again, 1);
 	assert_int_equal(loop_run(loop), 0);
-	assert_in_range(nr_lines, 2, 500);
+	assert_in_range(nr_lines, 1, 500);
 	/* It goes on when it reads. */
 	stop_after = 1000;
 	is_done = NULL;
 	while (nr_lines < 1000) {
-		ssize_t n = recv(a, buf, sizeof(buf), 0);
+		ssize_t n = recv(a, buf, sizeof(buf), MSG_DONTWAIT);
 
-		assert_true(n > 0);
-		got += (size_t)n;
+		assert_true(n > 0 || errno == EAGAIN);
+		got += n > 0 ? (size_t)n : 0;
 		is_done = is_quiet;
 		quiet = 98;
 		loop_timer_at(&again, 1);
@@ -249,15 +250,16 @@ static void one_that_ends_its_side_still_gets_its_answers(void **state)
 	answer_len = 8000;
 	send_lines(a, 'a', NR_LINES); /* more than fits into the socket */
 	shutdown(a, SHUT_WR);
-	while (n > 0) {
+	while (n) {
 		is_done = is_quiet;
 		quiet = 98;
 		loop_timer_at(&again, 1);
 		assert_int_equal(loop_run(loop), 0);
-		n = recv(a, buf + len, 60000, 0);
+		/* On a busy machine a command may rest for longer than it was waited for. */
+		n = recv(a, buf + len, 60000, MSG_DONTWAIT);
+		assert_true(n >= 0 || errno == EAGAIN);
 		len += n > 0 ? (size_t)n : 0;
 	}
-	assert_int_equal(n, 0);
 	assert_memory_equal(buf, "hello\r\n", 7);
 	for (size_t i = 0; i < len; i++)
 		lines += buf[i] == '\n';
