@@ -1,8 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# vmferry. "make demo" shows it, "make check" tests it; both install what is missing (as root).
+# vmferry. "make demo" shows it, "make check" tests it; both install what is missing (as root). "make help" lists all.
 #
+#: make                     daemon, command line, VMM and guest, into out/bin
+#: make demo                installs what building needs, builds, migrates a guest that writes
+#: make install             daemon, command line, VMM, library, header, pkg-config file, man pages (PREFIX, DESTDIR)
+#: make kmod                the module, for the kernel in KDIR
+#: make check               all tests of CI; tests/run --list names the stages
+#: make check-all           make check, and all that CI has no time for: the targets below
+#: make check-vm            selftests of the module on all kernels, migrations on the newest
+#: make check-migrations    whole migrations on the module, on all kernels
+#: make check-debug-kernel  all of that under KASAN, lockdep, kmemleak and UBSAN, with faults injected; builds a kernel
+#: make check-model         the switchover's protocol, every order of events, by spin: 33 million states
+#: make check-tsan          whole systems under TSan
+#: make check-teardowns     1,000 VMs that end in every order under load, on KERNEL
+#: make check-trixie        the demo, from a fresh clone in a fresh room of Debian 13; tells seconds and megabytes
+#: make check-bookworm      the same of Debian 12
+#: make check-includes      folders include only what they may
+#: make bench               against stock QEMU, in turns; a table and one line of JSON
+#: make bench-contract      SWITCHOVERS at limits from 5 to 300 ms: how many kept them
+#: make bench-kmod          the module against the VMM's own harvester, on KERNEL
+#: make bench-hot           what it gains to leave hot pages for last
+#: make bench-loop-stalls   how long the loops stand with 8 migrations at once and all that may block them
+#: make deps                only installs what "make check" needs
+#: make clean               removes out
+#
+# Variables:
 #   OUT=DIR       where products go (out)
 #   SAN=address,undefined | thread    build with that sanitizer, into OUT
+#   WERROR=1      a compiler's warning is an error, as in CI
+#   CC=gcc-14 | clang | ...           another compiler
 #   DEPS=no       never install packages
 #   KDIR=DIR      kernel headers, for "make kmod"
 
@@ -14,11 +40,16 @@ DESTDIR ?=
 
 CC ?= gcc
 CFLAGS ?= -O2 -g
-ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla -Werror -D_GNU_SOURCE -DVMFERRY_RELEASE='"$(RELEASE)"' \
+WERROR ?=
+WARNINGS_ARE_ERRORS = $(if $(filter 1,$(WERROR)),-Werror)
+# $(call cc_takes,OPTION): OPTION if the compiler knows it
+cc_takes = $(shell $(CC) -Werror $(1) -x c -c /dev/null -o /dev/null 2>/dev/null && echo $(1))
+ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla $(WARNINGS_ARE_ERRORS) -D_GNU_SOURCE -DVMFERRY_RELEASE='"$(RELEASE)"' \
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-.PHONY: all check demo bench deps install clean check-includes kmod check-vm check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract
+.PHONY: all help check check-all check-migrations check-tsan demo bench deps install clean check-includes kmod check-vm \
+	check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls check-trixie check-bookworm
 .DELETE_ON_ERROR:
 all:
 
@@ -41,17 +72,26 @@ INCLUDES_vmm = -Iuapi -Ivmm/libvmferry
 INCLUDES_daemon = -Iuapi -Idaemon -Ibpf
 INCLUDES_tests = -Iuapi -Idaemon -Ivmm/libvmferry -Ibpf
 
-deps:
-	@DEPS=$(DEPS) tests/lib/install-packages
+# What a target needs: deps-demo, deps-check, deps-bench.
+deps: deps-check
+deps-%:
+	@DEPS=$(DEPS) tests/lib/install-packages $*
 
 check: deps
 	tests/run
 
-demo: deps
+# What CI has no time for: the other kernels, the debug kernel, the whole search, whole systems under TSan, long walks.
+check-all: deps
+	@rc=0; tests/run all || rc=1; for t in check-trixie check-bookworm check-teardowns; do $(MAKE) --no-print-directory $$t || rc=1; done; exit $$rc
+
+help:
+	@sed -n 's/^#   //p' Makefile; echo; sed -n 's/^#: //p' Makefile
+
+demo: deps-demo
 	@$(MAKE) --no-print-directory -s all
 	@tests/lib/demo
 
-bench: deps
+bench: deps-bench
 	@tests/bench/install-peer
 	@$(MAKE) --no-print-directory -s all bench-tools
 	@tests/bench/migrate.py
@@ -62,14 +102,20 @@ kmod:
 	$(MAKE) -C $(KDIR) M=$(CURDIR)/kmod W=1 modules
 
 check-vm: deps
-	tests/run vm
+	tests/run vm moves-newest
 
-# Not in "make check": a kernel with KASAN, lockdep, kmemleak and UBSAN, built the first time (some ten minutes).
+# A kernel with KASAN, lockdep, kmemleak and UBSAN, built the first time (some ten minutes).
 check-debug-kernel: deps
-	tests/run debug
+	tests/run debug moves-debug
 
-# Not in "make check": 1,000 VMs that end in every order under load, on KERNEL.
-KERNEL ?= 7.2
+check-migrations: deps
+	tests/run moves
+
+check-tsan: deps
+	tests/run tsan-whole
+
+# 1,000 VMs that end in every order under load, on KERNEL.
+KERNEL ?= newest
 check-teardowns: deps
 	tests/vm/run $(KERNEL) --seconds 3000 --shell 'rc=0; for i in 0 1 2 3 4 5 6 7 8 9; do \
 		VMFERRY_SEED=$$((i * 100)) VMFERRY_TIMES=100 ./life_test -t any_order_of_ending || rc=1; done; (exit $$rc)'
@@ -86,16 +132,24 @@ bench-hot: deps
 	@tests/vm/run $(KERNEL) --seconds 3000 --daemon --show --shell \
 		'python3 /vmferry/tests/bench/hot_pages.py $(or $(TURNS),5) 64M hot:30:40 12000000 60'
 
-# The switchover's protocol, searched whole by spin.
 check-model: deps
-	tests/run model
+	tests/run model-whole
 
 # The downtime contract: SWITCHOVERS of many workloads at many limits, stock QEMU beside them.
 SWITCHOVERS ?= 1000
-bench-contract: deps
+bench-contract: deps-bench
 	@tests/bench/install-peer
 	@$(MAKE) --no-print-directory -s all
 	@tests/bench/contract.py --switchovers $(SWITCHOVERS)
+
+# "make demo" from a clone of what is committed, in a room with no more than debootstrap's minimum.
+check-trixie check-bookworm: deps
+	tests/lib/room.py --fresh --committed $(@:check-%=%) make demo
+
+# How long the daemons' loops stand with 8 migrations at once and all that may block them.
+bench-loop-stalls: deps-bench
+	@$(MAKE) --no-print-directory -s all
+	@tests/bench/loop_stalls.py
 
 check-includes:
 	tests/lib/check-includes

@@ -4,17 +4,19 @@
  *
  * Theory of operation
  *
- *   PREPARE -> journal, room for the state -> PREPARED
+ *   PREPARE -> journal says "begun" -> it is on the disk -> PREPARED
  *   final marks of all channels and WIRE_STATE, of one try -> LOAD -> READY
  *   GO -> journal says "go" -> RUN -> the VMM confirms: journal says "done"
  *      -> the probe has seen the guest enter, or was waited for long enough -> RUNNING
+ *
+ * PREPARED is a promise to know of the switchover after a loss of power, too: it waits for the
+ * disk, however long that takes. The guest runs on at the source meanwhile, and rounds go on.
  *
  * Only arrival_run_guest() starts a guest, and "go" is in the journal before. From RUN's
  * answer on nothing that breaks can make the guest anyone else's: that is written at once. The
  * source is told a moment later, with the time of the first entry, which the VMM cannot know.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 
 #include "incoming_private.h"
@@ -24,21 +26,34 @@
 #define ENTRY_PATIENCE_NS (8 * NS_PER_MS)
 _Static_assert(ENTRY_PATIENCE_NS < FERRY_GRACE_NS, "the probe still watches while the entry is looked for");
 
-/** arrival_prepare() - DACT_PREPARE */
+static void on_begun(void *arg, int err)
+{
+	struct incoming *in = arg;
+
+	if (in->phase != IN_RECEIVING || in->state != DST_PREPARED)
+		return;
+	if (err) {
+		incoming_blame(in, "cannot prepare the switchover: its journal cannot be written: %s", strerror(-err));
+		incoming_step(in, DEV_VMM_LOST);
+		return;
+	}
+	in->is_prepared = true;
+	incoming_be_urgent(in);
+	if (peer_send(in->peer, WIRE_PREPARED, NULL, 0))
+		incoming_step(in, DEV_PEER_LOST);
+}
+
+/** arrival_prepare() - DACT_PREPARE: PREPARED follows once "begun" is on the disk */
 void arrival_prepare(struct incoming *in)
 {
 	int err = journal_begin(in->f->journal, in->id, in->name, false, NULL);
 
-	/* Room for the state now, not in the blackout. */
-	if (!err && in->state_size && fallocate(in->state_fd, 0, 0, (off_t)in->state_size))
-		err = -errno;
 	if (err) {
 		incoming_blame(in, "cannot prepare the switchover: %s", strerror(-err));
 		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}
-	if (peer_send(in->peer, WIRE_PREPARED, NULL, 0))
-		incoming_step(in, DEV_PEER_LOST);
+	journal_sync(in->f->journal, on_begun, in);
 }
 
 /* @type: WIRE_READY, or of a try that was called off WIRE_DROPPED */
@@ -63,8 +78,8 @@ void arrival_look_for_received(struct incoming *in)
 {
 	if (!in->attempt || in->attempt == in->taken_attempt || in->state != DST_PREPARED)
 		return;
-	for (unsigned int i = 0; i < in->nr_channels; i++)
-		if (!in->channels[i] || channel_recv_mark(in->channels[i], PACKET_FINAL) != in->attempt)
+	for (unsigned int i = 0; i < in->room.nr_channels; i++)
+		if (channel_recv_mark(in->room.channels[i], PACKET_FINAL) != in->attempt)
 			return;
 	in->taken_attempt = in->attempt;
 	incoming_step(in, DEV_RECEIVED);
@@ -77,8 +92,8 @@ void arrival_take_state(struct incoming *in, const void *body, uint32_t len)
 
 	if (len == sizeof(s))
 		memcpy(&s, body, sizeof(s));
-	if (len != sizeof(s) || s.len > in->state_size || !s.attempt) {
-		incoming_blame(in, "bad length of the state");
+	if (len != sizeof(s) || s.len > in->room.state_size || !s.attempt || !in->is_prepared) {
+		incoming_blame(in, in->is_prepared ? "bad length of the state" : "a state before PREPARED was said");
 		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}
@@ -113,7 +128,7 @@ void arrival_load(struct incoming *in)
 	struct vmferry_msg_saved s = { .len = in->state_len };
 
 	in->load_asked_ns = now_ns();
-	vm_ask(in->vm, VM_LOAD, &s, sizeof(s), in->state_fd, on_loaded, in);
+	vm_ask(in->vm, VM_LOAD, &s, sizeof(s), in->room.state_fd, on_loaded, in);
 }
 
 /** arrival_take_abort() - WIRE_ABORT: a try is called off */

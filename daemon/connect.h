@@ -6,15 +6,25 @@
 #include <stdint.h>
 
 #include "base/loop.h"
+#include "base/worker.h"
 #include "pages/channel.h"
 #include "peer/wire.h"
 
+#define CONNECT_LIMIT_S 20
+#define CONNECT_MAX_ABANDONED 64
+
+struct attempt;
+
 /**
- * struct connector - connects to a peer on a thread of its own: names are looked up and
- * hellos exchanged there, never on the loop
- * @uri, @hello, @plan: what to say; set before connector_start()
- * @error, @text, @control, @channels, @plan_ok: the outcome, once @done was called;
- * the sockets are the owner's to take
+ * struct connector - the loop's side of one attempt to connect to a peer, see connect.c
+ * @uri, @hello, @plan, @regions, @nr_channels: what to say; set before connector_start()
+ * @done: called on the loop when the attempt has ended; may call connector_fini() or free the connector
+ * @error, @text: the outcome, once @done was called; @text says a failure in words, also that of
+ *	connector_start()
+ * @peer: the address that answered, without a name that has to be looked up; @uri until then
+ * @control, @channels: the sockets; the owner takes them, or connector_fini() closes them
+ *
+ * All fields belong to the loop's thread: the attempt's thread has copies.
  */
 struct connector {
 	char uri[256];
@@ -27,18 +37,19 @@ struct connector {
 
 	int error;
 	char text[WIRE_TEXT_LEN + 64];
+	char peer[256];
 	int control;
 	int channels[CHANNEL_MAX];
 	struct wire_plan_ok plan_ok;
 	struct wire_welcome welcome;
 
-	struct loop_event event;
-	pthread_t thread;
-	bool thread_is_up;
+	struct loop *loop;
+	struct attempt *attempt; /* NULL: nothing is under way */
+	struct loop_timer patience;
 };
 
-void connector_init(struct connector *c);
-int connector_start(struct connector *c, struct loop *l);
+void connector_init(struct connector *c, const char *uri);
+int connector_start(struct connector *c, struct loop *l, struct worker *wk);
 void connector_fini(struct connector *c);
 
 #endif

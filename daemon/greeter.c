@@ -5,8 +5,13 @@
  *   connection -> hello within 5 s -> control: a new incoming
  *                                  -> channel k: joins the incoming of its id
  *                                  -> resolve: answered from journal and state
+ *
+ * Whoever connects costs a bounded amount until it has said hello: 5 s, one struct greeter of
+ * at most MAX_GREETERS, and of the log what limited.c leaves it. One more than that ends the
+ * oldest: a peer says hello within a round trip.
  */
 #include <errno.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +21,11 @@
 
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/limited.h"
 #include "incoming.h"
 #include "peer/address.h"
+
+#define MAX_GREETERS 256
 
 struct greeter {
 	struct ferry *f;
@@ -25,26 +33,45 @@ struct greeter {
 	struct loop_timer patience;
 	struct wire_hello hello;
 	size_t len;
-	struct greeter *next;
+	TAILQ_ENTRY(greeter) entry;
 };
+
+TAILQ_HEAD(greeter_list, greeter);
 
 static struct {
 	struct loop_source source;
-	struct greeter *greeters;
-} listener = { .source.fd = -1 };
+	struct greeter_list greeters; /* the oldest first */
+	unsigned int nr;
+} listener = { .source.fd = -1, .greeters = TAILQ_HEAD_INITIALIZER(listener.greeters) };
 
 static void free_greeter(struct greeter *g)
 {
-	for (struct greeter **p = &listener.greeters; *p; p = &(*p)->next)
-		if (*p == g) {
-			*p = g->next;
-			break;
-		}
+	TAILQ_REMOVE(&listener.greeters, g, entry);
+	listener.nr--;
 	loop_remove(g->f->loop, &g->source);
 	loop_timer_fini(&g->patience);
 	if (g->source.fd >= 0)
 		close(g->source.fd);
 	free(g);
+}
+
+/* Its address, without a look at any name server. */
+static const char *who(const struct greeter *g, char *text, size_t len)
+{
+	struct sockaddr_storage sa = { 0 };
+	socklen_t sa_len = sizeof(sa);
+
+	if (getpeername(g->source.fd, (struct sockaddr *)&sa, &sa_len) || sa.ss_family == AF_UNIX ||
+	    getnameinfo((struct sockaddr *)&sa, sa_len, text, (socklen_t)len, NULL, 0, NI_NUMERICHOST))
+		return "a process of this host";
+	return text;
+}
+
+static void refused(const struct greeter *g, const char *why)
+{
+	char text[64];
+
+	limited_notice(LIMITED_REFUSED, "refused a connection from %s: %s", who(g, text, sizeof(text)), why);
 }
 
 static void welcome(struct greeter *g, int status, const char *text)
@@ -54,9 +81,9 @@ static void welcome(struct greeter *g, int status, const char *text)
 	memcpy(w.host, g->f->host, 16);
 	snprintf(w.text, sizeof(w.text), "%s", text);
 	if (send(g->source.fd, &w, sizeof(w), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(w))
-		notice_report("a peer hung up during the greeting");
-	if (status < 0)
-		notice_report("refused a connection: %s", text);
+		refused(g, "it hung up during the greeting");
+	else if (status < 0)
+		refused(g, text);
 }
 
 /* Takes the socket out of the greeter, which ends here. */
@@ -110,6 +137,8 @@ static void greet(struct greeter *g)
 		return;
 	} else if (h->role == WIRE_RESOLVE) {
 		welcome(g, incoming_resolve(g->f, h->id), "");
+	} else if (h->role == WIRE_CONTROL) {
+		welcome(g, -EALREADY, "this migration has its control connection here already");
 	} else {
 		welcome(g, -EINVAL, "bad role in hello");
 	}
@@ -137,6 +166,7 @@ static void greeter_ready(struct loop_source *s, uint32_t events)
 
 static void greeter_impatient(void *owner)
 {
+	refused(owner, "it did not say who it is in time");
 	free_greeter(owner);
 }
 
@@ -154,7 +184,7 @@ static void accept_ready(struct loop_source *s, uint32_t events)
 	}
 	address_tune(fd);
 	g->f = f;
-	g->source = (struct loop_source){ fd, greeter_ready, g };
+	g->source = (struct loop_source){ .fd = fd, .ready = greeter_ready, .owner = g, .name = "greeting" };
 	if (loop_timer_init(&g->patience, f->loop, greeter_impatient, g) ||
 	    loop_add(f->loop, &g->source, EPOLLIN)) {
 		loop_timer_fini(&g->patience);
@@ -163,8 +193,11 @@ static void accept_ready(struct loop_source *s, uint32_t events)
 		return;
 	}
 	loop_timer_at(&g->patience, now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
-	g->next = listener.greeters;
-	listener.greeters = g;
+	TAILQ_INSERT_TAIL(&listener.greeters, g, entry);
+	if (++listener.nr <= MAX_GREETERS)
+		return;
+	refused(TAILQ_FIRST(&listener.greeters), "too many others connect");
+	free_greeter(TAILQ_FIRST(&listener.greeters));
 }
 
 /** greeter_listen() - let peers connect at @uri */
@@ -177,7 +210,7 @@ int greeter_listen(struct ferry *f, const char *uri)
 		error_report("cannot listen for peers at %s: %s", uri, why);
 		return fd;
 	}
-	listener.source = (struct loop_source){ fd, accept_ready, f };
+	listener.source = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = f, .name = "peers" };
 	return loop_add(f->loop, &listener.source, EPOLLIN);
 }
 
@@ -189,6 +222,6 @@ void greeter_stop(struct ferry *f)
 		close(listener.source.fd);
 		listener.source.fd = -1;
 	}
-	while (listener.greeters)
-		free_greeter(listener.greeters);
+	while (!TAILQ_EMPTY(&listener.greeters))
+		free_greeter(TAILQ_FIRST(&listener.greeters));
 }

@@ -6,9 +6,29 @@
  *
  * Theory of operation
  *
+ *   GREETED --plan--> PLANNING ==room made==> RECEIVING --RAN--> GRACE --10 ms--> CLOSING ==.
+ *      |                 |                      |    \--VMM lost after GO-------> CLOSING ==|
+ *      |                 `----any loss or refusal----'                                      |
+ *      |                               v                                                    v
+ *      |                           GIVING_UP ==room closed, DISCARD asked=============> LINGERING
+ *      `---refusal-------------------------------------------------------------------------^  |
+ *                                                             peer gone, or 5 s later: freed -'
+ *
+ * A double line is a work: the loop makes no thread, joins none, walks no file and frees no map. One
+ * work of a migration is out at a time; what ends a migration meanwhile only changes the phase, and the
+ * work's done() goes on from there. Nothing is freed while a work is out.
+ *
+ * What is taken in which phase:
+ *   messages          expected[] below; anything else refuses the migration
+ *   loss of the peer  up to RECEIVING an event of the machine; later the connection is only forgotten
+ *   loss of the VMM   up to RECEIVING an event of the machine; later it is not this migration's any more
+ *   a channel         in RECEIVING
+ *   WIRE_RESOLVE      up to RECEIVING it ends what has no GO; the journal answers
+ *
  * Only DACT_RUN starts a guest, and it writes "go" to the journal first. A migration that
- * ends before that writes "never" first and then discards: a source that asks later gets
- * a promise that holds.
+ * ends before that writes "never" first, tells the source, and discards once no thread writes to the
+ * VM's RAM any more: a source that asks later gets a promise that holds. The VM is busy until its VMM
+ * has discarded.
  *
  * An incoming stays for a while after its end, so that its last message reaches the source
  * before the connection closes.
@@ -18,9 +38,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/fault.h"
+#include "base/limited.h"
 #include "incoming_private.h"
 
 #define LINGER_NS (5 * NS_PER_S)
@@ -35,6 +56,11 @@ void incoming_blame(struct incoming *in, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(in->error, sizeof(in->error), fmt, ap);
 	va_end(ap);
+}
+
+static bool is_over(const struct incoming *in)
+{
+	return in->phase > IN_RECEIVING;
 }
 
 /** incoming_find() - the one of migration @id, over or not */
@@ -58,16 +84,7 @@ static void let_go_of_vm(struct incoming *in)
 	vm_forget(in->vm, in);
 }
 
-static void close_channels(struct incoming *in)
-{
-	for (unsigned int i = 0; i < CHANNEL_MAX; i++) {
-		channel_recv_close(in->channels[i]);
-		in->channels[i] = NULL;
-	}
-	place_close(in->place);
-	in->place = NULL;
-}
-
+/* Nothing of it is out any more, and the room is closed. */
 static void free_incoming(struct incoming *in)
 {
 	for (struct incoming **p = &in->f->incoming; *p; p = &(*p)->next)
@@ -76,59 +93,15 @@ static void free_incoming(struct incoming *in)
 			break;
 		}
 	ferry_urgent(in->f, &in->is_urgent, false);
-	arrival_tell_running(in);
-	close_channels(in);
+	journal_forget(in->f->journal, in);
 	peer_close(in->peer);
 	loop_event_fini(&in->received);
 	loop_timer_fini(&in->linger);
 	loop_timer_fini(&in->entry_patience);
-	blackout_unwatch(in->f->blackouts, in->probe_slot);
 	let_go_of_vm(in);
 	vm_put(in->vm);
-	if (in->state_fd >= 0)
-		close(in->state_fd);
 	free(in);
 }
-
-static void wind_up(struct incoming *in);
-
-static void on_linger_over(void *owner)
-{
-	struct incoming *in = owner;
-
-	if (in->is_wound_up)
-		free_incoming(in);
-	else
-		wind_up(in);
-}
-
-static void wind_up(struct incoming *in)
-{
-	in->is_wound_up = true;
-	arrival_tell_running(in);
-	blackout_unwatch(in->f->blackouts, in->probe_slot);
-	in->probe_slot = -1;
-	close_channels(in);
-	let_go_of_vm(in);
-	if (in->vm && in->state == DST_LOST)
-		in->vm->is_busy = false; /* what was discarded, once it is clean again */
-	loop_timer_at(&in->linger, now_ns() + (in->peer ? LINGER_NS : 1));
-}
-
-/* A guest that has just begun to run here must not be disturbed by our cleaning up. */
-static void finish(struct incoming *in)
-{
-	in->is_over = true;
-	if (in->state == DST_RUNNING) {
-		let_go_of_vm(in);
-		in->vm->is_busy = false;
-		loop_timer_at(&in->linger, now_ns() + FERRY_GRACE_NS);
-	} else {
-		wind_up(in);
-	}
-}
-
-/* ---- actions ---- */
 
 static void on_discarded(void *arg, int status, const void *body, uint32_t len)
 {
@@ -143,17 +116,95 @@ static void on_discarded(void *arg, int status, const void *body, uint32_t len)
 	vm_put(vm);
 }
 
+static void linger(struct incoming *in)
+{
+	in->phase = IN_LINGERING;
+	if (in->is_last)
+		free_incoming(in);
+	else
+		loop_timer_at(&in->linger, now_ns() + (in->peer ? LINGER_NS : 1));
+}
+
+static void close_room(struct work *w)
+{
+	struct incoming *in = w->owner;
+
+	fault_point_of("close-room", in->name);
+	room_close(&in->room);
+	blackout_unwatch(in->f->blackouts, in->probe_slot);
+	in->probe_slot = -1;
+}
+
+static void on_room_closed(struct work *w)
+{
+	struct incoming *in = w->owner;
+
+	/* Nobody writes to its RAM any more. */
+	if (in->phase == IN_GIVING_UP)
+		vm_ask(in->vm, VM_DISCARD, NULL, 0, -1, on_discarded, vm_get(in->vm));
+	else if (in->state == DST_LOST)
+		in->vm->is_busy = false; /* discarded, once it is clean again */
+	linger(in);
+}
+
+/** incoming_close_room() - have the worker close what it made; then DISCARD, if the guest never ran here */
+void incoming_close_room(struct incoming *in)
+{
+	in->work = (struct work){ .run = close_room, .done = on_room_closed, .owner = in };
+	worker_do(in->f->worker, &in->work);
+}
+
+static void close_after_run(struct incoming *in)
+{
+	arrival_tell_running(in);
+	in->phase = IN_CLOSING;
+	incoming_close_room(in);
+}
+
+static void on_time(void *owner)
+{
+	struct incoming *in = owner;
+
+	if (in->phase == IN_GRACE)
+		close_after_run(in);
+	else if (in->phase == IN_LINGERING)
+		free_incoming(in);
+}
+
+static void finish(struct incoming *in)
+{
+	if (in->phase == IN_GREETED) {
+		linger(in);
+	} else if (in->phase == IN_GIVING_UP) {
+		if (!in->work.is_out)
+			incoming_close_room(in);
+	} else if (in->state == DST_RUNNING) {
+		let_go_of_vm(in);
+		in->vm->is_busy = false;
+		place_cease(in->room.place);
+		in->phase = IN_GRACE;
+		loop_timer_at(&in->linger, now_ns() + FERRY_GRACE_NS);
+	} else { /* after GO its VMM died, or hangs */
+		let_go_of_vm(in);
+		close_after_run(in);
+	}
+}
+
+/* ---- actions ---- */
+
 static void discard(struct incoming *in)
 {
 	if (journal_find(in->f->journal, in->id))
 		journal_note(in->f->journal, in->id, JOURNAL_NEVER);
-	close_channels(in); /* nobody writes to its RAM any more */
-	if (in->vm) {
-		let_go_of_vm(in);
-		vm_ask(in->vm, VM_DISCARD, NULL, 0, -1, on_discarded, vm_get(in->vm));
-		notice_report("vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
-			      in->name, in->error[0] ? in->error : "the source called it off");
-	}
+	if (!in->vm)
+		return;
+	in->phase = IN_GIVING_UP;
+	let_go_of_vm(in);
+	if (!in->work.is_out)
+		place_cease(in->room.place);
+	limited_notice(LIMITED_INCOMING,
+		       "vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
+		       in->name, in->error[0] ? in->error : "the source called it off");
 }
 
 static void tell_failed(struct incoming *in)
@@ -190,17 +241,23 @@ static void carry_out(struct incoming *in, unsigned int actions)
 		finish(in);
 }
 
+/** incoming_be_urgent() - from PREPARED on the guest may stand still, and waits for this loop */
+void incoming_be_urgent(struct incoming *in)
+{
+	ferry_urgent(in->f, &in->is_urgent, in->is_prepared && in->state >= DST_PREPARED && in->state <= DST_STARTING);
+}
+
 void incoming_step(struct incoming *in, enum dst_event event)
 {
 	enum dst_state from = in->state;
 	unsigned int actions;
 
 	if (!switchover_dst_step(&in->state, event, &actions)) {
-		error_report("vm %s: bug: event %s in state %s; ignored", in->name,
-			     dst_event_name(event), dst_state_name(from));
+		limited_error(LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored", in->name,
+			      dst_event_name(event), dst_state_name(from));
 		return;
 	}
-	ferry_urgent(in->f, &in->is_urgent, in->state >= DST_PREPARED && in->state <= DST_STARTING);
+	incoming_be_urgent(in);
 	carry_out(in, actions);
 }
 
@@ -211,8 +268,8 @@ static void look_for_placed(struct incoming *in)
 {
 	struct wire_placed placed = { .round = UINT32_MAX };
 
-	for (unsigned int i = 0; i < in->nr_channels; i++) {
-		uint32_t round = in->channels[i] ? channel_recv_mark(in->channels[i], PACKET_ROUND_END) : 0;
+	for (unsigned int i = 0; i < in->room.nr_channels; i++) {
+		uint32_t round = channel_recv_mark(in->room.channels[i], PACKET_ROUND_END);
 
 		if (round < placed.round)
 			placed.round = round;
@@ -227,17 +284,18 @@ static void look_for_placed(struct incoming *in)
 static void on_received(void *owner)
 {
 	struct incoming *in = owner;
-	int err = in->place ? place_error(in->place) : 0;
+	int err;
 
-	if (in->is_over)
+	if (in->phase != IN_RECEIVING)
 		return;
+	err = place_error(in->room.place);
 	if (err && in->state < DST_STARTING) {
 		incoming_blame(in, "no memory for the guest: %s; free some and retry", strerror(-err));
 		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}
-	for (unsigned int i = 0; i < in->nr_channels; i++) {
-		if (!in->channels[i] || !channel_recv_ended(in->channels[i], &err))
+	for (unsigned int i = 0; i < in->room.nr_channels; i++) {
+		if (!channel_recv_ended(in->room.channels[i], &err))
 			continue;
 		if (in->state >= DST_STARTING)
 			continue;
@@ -284,17 +342,39 @@ static void take_ping(struct incoming *in, const void *body, uint32_t len)
 		incoming_step(in, DEV_PEER_LOST);
 }
 
+#define M(type) (1U << WIRE_##type)
+
+/* What may come in each phase; after IN_RECEIVING messages are not read any more. */
+static const uint32_t expected[] = {
+	[IN_GREETED] = M(PLAN),
+	[IN_PLANNING] = M(PING) | M(CANCEL),
+	[IN_RECEIVING] = M(AHEAD) | M(PREPARE) | M(STATE) | M(GO) | M(ABORT) | M(PING) | M(CANCEL),
+};
+
+#undef M
+
+static bool is_expected(struct incoming *in, uint32_t type, uint32_t len)
+{
+	if (type < WIRE_NR && expected[in->phase] & 1U << type)
+		return true;
+	if (in->phase == IN_GREETED)
+		incoming_blame(in, "message %u before the plan", type);
+	else if (in->phase == IN_PLANNING)
+		incoming_blame(in, "message %u before the answer to the plan", type);
+	else
+		incoming_blame(in, "message %u of %u bytes fits nothing", type, len);
+	incoming_step(in, DEV_VMM_LOST);
+	return false;
+}
+
 static void on_message(void *owner, uint32_t type, const void *body, uint32_t len)
 {
 	struct incoming *in = owner;
 
-	if (in->is_over)
+	if (is_over(in) || !is_expected(in, type, len))
 		return;
 	if (type == WIRE_PLAN) {
 		plan_take(in, body, len);
-	} else if (!in->place) {
-		incoming_blame(in, "message %u before the plan", type);
-		incoming_step(in, DEV_VMM_LOST);
 	} else if (type == WIRE_AHEAD) {
 		plan_take_ahead(in, body, len);
 	} else if (type == WIRE_PREPARE) {
@@ -311,9 +391,6 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 		if (len == sizeof(struct wire_failed))
 			incoming_blame(in, "%.*s", WIRE_TEXT_LEN - 1, ((const struct wire_failed *)body)->text);
 		incoming_step(in, DEV_CANCEL);
-	} else {
-		incoming_blame(in, "message %u of %u bytes fits nothing", type, len);
-		incoming_step(in, DEV_VMM_LOST);
 	}
 }
 
@@ -323,12 +400,13 @@ static void on_lost(void *owner, int err)
 
 	peer_close(in->peer);
 	in->peer = NULL;
-	if (in->is_over) {
+	if (!is_over(in)) {
+		incoming_blame(in, "control connection: %s",
+			       err == -ECONNRESET ? "closed by the source" : strerror(-err));
+		incoming_step(in, DEV_PEER_LOST);
+	} else if (in->phase == IN_LINGERING) {
 		free_incoming(in);
-		return;
 	}
-	incoming_blame(in, "control connection: %s", err == -ECONNRESET ? "closed by the source" : strerror(-err));
-	incoming_step(in, DEV_PEER_LOST);
 }
 
 static const struct peer_ops peer_ops = { on_message, on_lost };
@@ -343,7 +421,7 @@ struct incoming *incoming_new(struct ferry *f, const uint8_t id[16])
 
 	if (!in)
 		return NULL;
-	err = loop_timer_init(&in->linger, f->loop, on_linger_over, in);
+	err = loop_timer_init(&in->linger, f->loop, on_time, in);
 	if (!err)
 		err = loop_timer_init(&in->entry_patience, f->loop, arrival_look_for_entry, in);
 	if (!err)
@@ -356,7 +434,7 @@ struct incoming *incoming_new(struct ferry *f, const uint8_t id[16])
 	}
 	in->probe_slot = -1;
 	in->f = f;
-	in->state_fd = -1;
+	room_init(&in->room);
 	memcpy(in->id, id, 16);
 	in->next = f->incoming;
 	f->incoming = in;
@@ -377,8 +455,8 @@ struct incoming *incoming_wants(struct ferry *f, const struct wire_hello *h)
 {
 	struct incoming *in = incoming_find(f, h->id);
 
-	if (!in || !in->place || in->is_over || h->channel >= in->nr_channels ||
-	    in->channels[h->channel] || h->nr_channels != in->nr_channels)
+	if (!in || in->phase != IN_RECEIVING || h->channel >= in->room.nr_channels ||
+	    channel_recv_is_connected(in->room.channels[h->channel]) || h->nr_channels != in->room.nr_channels)
 		return NULL;
 	return in;
 }
@@ -386,19 +464,10 @@ struct incoming *incoming_wants(struct ferry *f, const struct wire_hello *h)
 /** incoming_take_channel() - @sock is channel @k, see incoming_wants(); taken over */
 void incoming_take_channel(struct incoming *in, uint32_t k, int sock)
 {
-	struct channel_recv_config cfg = { k, in->nr_channels, in->place, in->vm->sizes,
-					   in->vm->nr_regions, in->state_fd, in->state_size,
-					   &in->received };
-	int err = -EIO;
-
-	/* The channel's thread waits in the kernel, not in the loop. */
-	if (sock >= 0 && ioctl(sock, FIONBIO, &(int){ 0 }))
-		close(sock);
-	else if (sock >= 0)
-		err = channel_recv_open(sock, &cfg, &in->channels[k]);
-	if (err) {
-		in->channels[k] = NULL;
-		incoming_blame(in, "cannot open channel %u: %s", k, strerror(-err));
+	if (sock >= 0) {
+		channel_recv_connect(in->room.channels[k], sock);
+	} else {
+		incoming_blame(in, "cannot open channel %u: no file descriptor is left", k);
 		incoming_step(in, DEV_VMM_LOST);
 	}
 }
@@ -413,7 +482,7 @@ enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
 	struct incoming *in = incoming_find(f, id);
 	struct journal_entry *e;
 
-	if (in && !in->is_over && in->state < DST_STARTING)
+	if (in && !is_over(in) && in->state < DST_STARTING)
 		incoming_step(in, DEV_PEER_LOST);
 	e = journal_find(f->journal, id);
 	if (e && e->mark == JOURNAL_DONE)
@@ -423,16 +492,27 @@ enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
 	return journal_note(f->journal, id, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER : WIRE_RESOLVED_NEVER;
 }
 
+/* The daemon ends: nothing lingers. What is out is waited for by worker_drain(), and frees it. */
+static void end(struct incoming *in, const char *reason)
+{
+	if (!is_over(in) && in->state < DST_STARTING) {
+		incoming_blame(in, "%s", reason);
+		incoming_step(in, DEV_VMM_LOST);
+	} else if (!is_over(in) || in->phase == IN_GRACE) {
+		/* RUN was asked: whoever starts this daemon again finds "go", and asks the VMM what it did. */
+		let_go_of_vm(in);
+		close_after_run(in);
+	}
+	in->is_last = true;
+	if (in->phase == IN_LINGERING)
+		free_incoming(in);
+}
+
 /** incoming_stop() - the daemon ends: refuse what has not arrived */
 void incoming_stop(struct ferry *f, const char *reason)
 {
-	while (f->incoming) {
-		struct incoming *in = f->incoming;
-
-		if (!in->is_over && in->state < DST_STARTING) {
-			incoming_blame(in, "%s", reason);
-			incoming_step(in, DEV_VMM_LOST);
-		}
-		free_incoming(in);
+	for (struct incoming *in = f->incoming, *next; in; in = next) {
+		next = in->next;
+		end(in, reason);
 	}
 }

@@ -9,22 +9,40 @@
 #include "base/error.h"
 #include "decide/switchover_dst.h"
 #include "incoming.h"
+#include "room.h"
 
+/** enum incoming_phase - how far its life has come; the drawing is in incoming.c */
+enum incoming_phase {
+	IN_GREETED,   /* a control connection, no plan */
+	IN_PLANNING,  /* a work makes room */
+	IN_RECEIVING, /* PLAN_OK was said; decide/switchover_dst.c rules */
+	IN_GRACE,     /* the guest has just begun to run: nothing disturbs it */
+	IN_GIVING_UP, /* it never runs here: a work closes the room, then the VMM discards */
+	IN_CLOSING,   /* a work closes the room; the guest is not touched */
+	IN_LINGERING, /* nothing is left but its last message on the way to the source */
+};
+
+/**
+ * struct incoming - one incoming migration; the loop's, but for what @work has
+ * @work: makes the room, or closes it; while it is out @room and @probe_slot are its own
+ * @room_error: what making the room came to; the work writes it
+ * @is_prepared: PREPARED was said
+ * @is_last: the daemon ends: freed as soon as no work is out
+ */
 struct incoming {
 	struct ferry *f;
 	struct incoming *next;
 	uint8_t id[16];
+	enum incoming_phase phase;
 	struct peer *peer;
 	struct vm *vm; /* NULL until the plan is accepted */
 	char name[64];
 	struct vm_watcher watcher;
-	struct place *place;
-	struct channel_receiver *channels[CHANNEL_MAX];
-	unsigned int nr_channels;
+	struct work work;
+	struct room room;
+	int room_error;
 	struct loop_event received;
 	struct loop_timer linger;
-	int state_fd;
-	uint64_t state_size;
 	uint64_t state_len;
 	uint32_t attempt;	/* of the last WIRE_STATE */
 	uint32_t taken_attempt; /* the last one passed on as DEV_RECEIVED */
@@ -36,13 +54,15 @@ struct incoming {
 	struct loop_timer entry_patience; /* the probe has not seen the first entry yet */
 	uint64_t ran_ns;
 	bool owes_running; /* it runs here, and the source has not been told */
-	bool is_over, is_wound_up, is_urgent;
+	bool is_prepared, is_urgent, is_last;
 	enum dst_state state;
 	char error[WIRE_TEXT_LEN];
 };
 
 /* incoming.c */
 void incoming_step(struct incoming *in, enum dst_event event);
+void incoming_close_room(struct incoming *in);
+void incoming_be_urgent(struct incoming *in);
 void __attribute__((format(printf, 2, 3))) incoming_blame(struct incoming *in, const char *fmt, ...);
 void incoming_watch_vm(struct incoming *in);
 

@@ -22,6 +22,7 @@
 
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/limited.h"
 #include "base/urgent.h"
 #include "migration_private.h"
 
@@ -167,7 +168,7 @@ static void on_peer_lost(void *owner, int err)
 {
 	struct migration *m = owner;
 
-	migration_blame(m, "control connection to %s: %s", m->connector.uri, strerror(-err));
+	migration_blame(m, "control connection to %s: %s", m->connector.peer, strerror(-err));
 	peer_close(m->peer);
 	m->peer = NULL;
 	migration_step(m, EV_PEER_LOST);
@@ -283,8 +284,8 @@ void migration_step(struct migration *m, enum src_event event)
 	if (m->is_doomed)
 		return;
 	if (!switchover_src_step(&m->state, event, &actions)) {
-		error_report("vm %s: bug: event %s in state %s; ignored", m->name,
-			     src_event_name(event), src_state_name(from));
+		limited_error(LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored", m->name,
+			      src_event_name(event), src_state_name(from));
 		return;
 	}
 	if (from < SRC_PREPARED && m->state == SRC_PREPARED)
@@ -364,17 +365,17 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 	m->vm = vm_get(vm);
 	m->params = *params;
 	m->state_fd = m->control = -1;
-	connector_init(&m->connector);
+	connector_init(&m->connector, uri);
 	m->started_ns = now_ns();
 	strcpy(m->name, vm->name);
-	strcpy(m->connector.uri, uri);
 	m->next = f->outgoing;
 	f->outgoing = m;
 	m->probe_slot = -1;
 	rounds_init(m);
 	err = start(m);
 	if (err) {
-		snprintf(why, why_len, "vm %s: cannot begin: %s", name, strerror(-err));
+		snprintf(why, why_len, "vm %s: cannot begin: %s", name,
+			 m->connector.text[0] ? m->connector.text : strerror(-err));
 		precopy_fini(&m->precopy);
 		loop_timer_fini(&m->budget);
 		rounds_fini_timers(m);

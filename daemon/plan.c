@@ -2,13 +2,18 @@
 /*
  * The beginning of an incoming migration: does what the source plans fit what waits here, and
  * is there room for it? The twin of setup.c.
+ *
+ * Theory of operation
+ *
+ *   loop:    plan_take()     refusals; the VM is this migration's from here on
+ *   worker:  make_room()     a walk of the files of its RAM, threads, memory; the probe is attached
+ *   loop:    on_room_made()  PLAN_OK; or the migration is over already, and the room is closed again
+ *
+ * The source opens its channels after PLAN_OK: each finds its thread waiting.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "incoming_private.h"
 #include "pages/warm.h"
@@ -51,26 +56,44 @@ static const char *find_vm(struct incoming *in, const struct wire_plan *p,
 	return NULL;
 }
 
-static int make_room(struct incoming *in, const struct wire_plan *p)
+static void make_room(struct work *w)
 {
-	in->nr_channels = p->nr_channels;
-	in->state_size = p->state_size;
-	in->state_fd = memfd_create("vmferry-state", MFD_CLOEXEC);
-	if (in->state_fd < 0 || ftruncate(in->state_fd, (off_t)in->state_size))
-		return -errno;
-	return place_open(in->vm->regions, in->vm->nr_regions, &in->place);
+	struct incoming *in = w->owner;
+
+	in->room_error = room_open(&in->room, in->vm, &in->received);
+	if (!in->room_error)
+		in->probe_slot = blackout_watch(in->f->blackouts, in->vm->peer_pid);
 }
 
-/** plan_take() - WIRE_PLAN: the first message of a migration */
+static void on_room_made(struct work *w)
+{
+	struct incoming *in = w->owner;
+	struct wire_plan_ok ok;
+
+	if (in->phase != IN_PLANNING) {
+		incoming_close_room(in);
+		return;
+	}
+	if (in->room_error) {
+		incoming_blame(in, "no room there: %s", strerror(-in->room_error));
+		incoming_step(in, DEV_VMM_LOST);
+		return;
+	}
+	blackout_arm(in->f->blackouts, in->probe_slot);
+	in->phase = IN_RECEIVING;
+	ok = (struct wire_plan_ok){ .huge = place_huge_pages(in->room.place) };
+	if (peer_send(in->peer, WIRE_PLAN_OK, &ok, sizeof(ok)))
+		incoming_step(in, DEV_PEER_LOST);
+}
+
+/** plan_take() - WIRE_PLAN: the first message of a migration; PLAN_OK follows once there is room */
 void plan_take(struct incoming *in, const void *body, uint32_t len)
 {
 	const struct wire_plan *p = body;
-	struct wire_plan_ok ok;
 	char text[WIRE_TEXT_LEN];
 	const char *why;
-	int err;
 
-	if (in->vm || len < sizeof(*p) || !p->nr_channels || p->nr_channels > CHANNEL_MAX ||
+	if (len < sizeof(*p) || !p->nr_channels || p->nr_channels > CHANNEL_MAX ||
 	    !p->nr_regions || p->nr_regions > VMFERRY_MAX_REGIONS || p->state_size > MAX_STATE ||
 	    len != sizeof(*p) + p->nr_regions * sizeof(struct wire_region)) {
 		incoming_blame(in, "bad plan");
@@ -87,16 +110,11 @@ void plan_take(struct incoming *in, const void *body, uint32_t len)
 	incoming_watch_vm(in);
 	warm_cease(in->vm->warm);
 	in->vm->is_fresh = false;
-	err = make_room(in, p);
-	if (err) {
-		incoming_blame(in, "no room there: %s", strerror(-err));
-		incoming_step(in, DEV_VMM_LOST);
-		return;
-	}
-	in->probe_slot = blackout_watch(in->f->blackouts, in->vm->peer_pid);
-	blackout_arm(in->f->blackouts, in->probe_slot);
-	ok = (struct wire_plan_ok){ .huge = place_huge_pages(in->place) };
-	peer_send(in->peer, WIRE_PLAN_OK, &ok, sizeof(ok));
+	in->room.nr_channels = p->nr_channels;
+	in->room.state_size = p->state_size;
+	in->phase = IN_PLANNING;
+	in->work = (struct work){ .run = make_room, .done = on_room_made, .owner = in };
+	worker_do(in->f->worker, &in->work);
 }
 
 /** plan_take_ahead() - WIRE_AHEAD: blocks that will have data, to be faulted in before it comes */
@@ -108,7 +126,7 @@ void plan_take_ahead(struct incoming *in, const uint8_t *body, uint32_t len)
 	if (len >= sizeof(a)) {
 		memcpy(&a, body, sizeof(a));
 		if (a.nr_blocks <= (uint64_t)WIRE_MAX_BODY * 8 && (a.nr_blocks + 7) / 8 == len - sizeof(a))
-			err = place_ahead(in->place, a.region, body + sizeof(a), a.nr_blocks);
+			err = place_ahead(in->room.place, a.region, body + sizeof(a), a.nr_blocks);
 	}
 	if (err) {
 		incoming_blame(in, "bad list of blocks to fault in");

@@ -77,14 +77,17 @@ static void on_again(void *owner)
 static void ask(struct recovery *r)
 {
 	r->is_asking = true;
-	if (connector_start(&r->connector, r->f->loop)) {
+	if (connector_start(&r->connector, r->f->loop, r->f->worker)) {
 		connector_fini(&r->connector);
 		r->is_asking = false;
 		loop_timer_at(&r->again, now_ns() + ASK_AGAIN_NS);
 	}
 }
 
-/** recovery_ask_peer() - ask at @uri what became of @id until there is an answer */
+/**
+ * recovery_ask_peer() - ask at @uri what became of @id until there is an answer
+ * @uri: the address that welcomed the migration, without a name: a name may stand for another host now
+ */
 struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const char *vm,
 				   const char *uri, recovery_fn answer, void *arg)
 {
@@ -97,9 +100,8 @@ struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const 
 	r->f = f;
 	r->answer = answer;
 	r->arg = arg;
-	connector_init(&r->connector);
+	connector_init(&r->connector, uri);
 	snprintf(r->vm, sizeof(r->vm), "%s", vm);
-	snprintf(r->connector.uri, sizeof(r->connector.uri), "%s", uri);
 	r->connector.hello = (struct wire_hello){ .magic = WIRE_MAGIC, .version = WIRE_VERSION,
 						  .role = WIRE_RESOLVE };
 	memcpy(r->connector.hello.id, id, 16);

@@ -237,7 +237,7 @@ static void on_opened(struct work *w)
 	}
 }
 
-/* The connector is done. It is not called once connector_fini() was. */
+/* The attempt to connect has ended. It is not called once connector_fini() was. */
 static void on_connected(void *owner)
 {
 	struct migration *m = owner;
@@ -290,9 +290,9 @@ static void on_prepared(struct work *w)
 	m->connector.done = on_connected;
 	m->connector.owner = m;
 	if (!err)
-		err = connector_start(&m->connector, m->f->loop);
+		err = connector_start(&m->connector, m->f->loop, m->f->worker);
 	if (err) {
-		migration_blame(m, "cannot begin: %s", strerror(-err));
+		migration_blame(m, "cannot begin: %s", m->connector.text[0] ? m->connector.text : strerror(-err));
 		migration_step(m, EV_CANCEL);
 	}
 }

@@ -39,7 +39,7 @@ static void on_journaled(void *arg, int err)
 
 void switchover_begin_journal(struct migration *m)
 {
-	int err = journal_begin(m->f->journal, m->id, m->name, true, m->connector.uri);
+	int err = journal_begin(m->f->journal, m->id, m->name, true, m->connector.peer);
 
 	if (err)
 		on_journaled(m, err);
@@ -313,7 +313,7 @@ void switchover_hold(struct migration *m)
 		     "\"--run-here\"", m->name, m->error, m->connector.uri, m->name);
 	peer_close(m->peer);
 	m->peer = NULL;
-	m->recovery = recovery_ask_peer(m->f, m->id, m->name, m->connector.uri, on_peer_answered, m);
+	m->recovery = recovery_ask_peer(m->f, m->id, m->name, m->connector.peer, on_peer_answered, m);
 }
 
 void switchover_release(struct migration *m)

@@ -154,6 +154,13 @@ int area_add_region(struct area *a, u32 slot, u64 gpa, u64 nr_pages)
 	return i;
 }
 
+/** area_rename_region() - another slot shows its RAM now; area_changed() tells the consumer */
+void area_rename_region(struct area *a, unsigned int region, u32 slot, u64 gpa)
+{
+	a->region[region].desc.slot = slot;
+	a->region[region].desc.gpa = gpa;
+}
+
 /** area_remove_region() - its bits are dropped; area_changed() tells the consumer */
 void area_remove_region(struct area *a, unsigned int region)
 {
@@ -205,15 +212,17 @@ static u32 publish(struct area *a, unsigned int region, u64 word, u64 bits)
 	return fresh;
 }
 
-/** area_publish_all() - every page of @region */
-void area_publish_all(struct area *a, unsigned int region)
+/** area_publish_all() - every page of @region. Return: how many were not set before */
+u32 area_publish_all(struct area *a, unsigned int region)
 {
 	u64 nr = a->region[region].nr_pages;
+	u32 fresh = 0;
 
 	for (u64 w = 0; w < nr / 64; w++)
-		publish(a, region, w, ~0ULL);
+		fresh += publish(a, region, w, ~0ULL);
 	if (nr % 64)
-		publish(a, region, nr / 64, (1ULL << (nr % 64)) - 1);
+		fresh += publish(a, region, nr / 64, (1ULL << (nr % 64)) - 1);
+	return fresh;
 }
 
 /** area_begin_harvest() - heat grows by one at most until the next */
@@ -245,10 +254,17 @@ static void heat(struct area *a, unsigned int region, u64 word)
  * @word: 64-bit word of its bitmap
  * @bits: pages of it, as for publish(); none: nothing happens
  *
+ * What is in no region is left out: a slot may have changed since the region was made.
  * Return: how many were not set before
  */
 u32 area_found(struct area *a, unsigned int region, u64 word, u64 bits)
 {
+	const struct area_region *r = &a->region[region];
+
+	if (region >= VMFERRY_MAX_REGIONS || !r->used || word >= r->desc.bitmap_words)
+		return 0;
+	if (word == r->nr_pages / 64)
+		bits &= (1ULL << (r->nr_pages % 64)) - 1;
 	if (!bits)
 		return 0;
 	heat(a, region, word);

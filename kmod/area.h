@@ -60,9 +60,10 @@ struct area {
 int area_init(struct area *a);
 void area_fini(struct area *a);
 int area_add_region(struct area *a, u32 slot, u64 gpa, u64 nr_pages);
+void area_rename_region(struct area *a, unsigned int region, u32 slot, u64 gpa);
 void area_remove_region(struct area *a, unsigned int region);
 void area_changed(struct area *a);
-void area_publish_all(struct area *a, unsigned int region);
+u32 area_publish_all(struct area *a, unsigned int region);
 void area_begin_harvest(struct area *a);
 u32 area_found(struct area *a, unsigned int region, u64 word, u64 bits);
 void area_cool(struct area *a);

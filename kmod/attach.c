@@ -31,7 +31,8 @@
 #include "sysfs.h"
 #include "trace.h"
 
-#define EXIT_LOOK (4 * HZ) /* between looks of a thread without work whether the VMM has exited */
+/* Between looks of a thread without work whether the VMM has exited. */
+#define EXIT_LOOK_NS (4ULL * NSEC_PER_SEC)
 
 static DEFINE_MUTEX(attach_lock);
 static LIST_HEAD(attachments);
@@ -79,35 +80,66 @@ int attach_vm_ioctl(struct attachment *a, unsigned int cmd, unsigned long arg)
 static void drop_scratch(struct attachment *a)
 {
 	if (a->scratch)
-		vm_munmap(a->scratch, a->scratch_len);
+		vm_munmap(a->scratch, a->scratch_len + PAGE_SIZE);
 	a->scratch = 0;
 	a->scratch_len = 0;
 }
 
-/**
- * attach_scratch() - @len bytes in the VMM for the arguments of KVM's ioctls; adopted
- * @a: the attachment
- * @len: bytes wanted
- * @at: out: where they are, in the VMM
- *
- * Anonymous memory of the VMM's: whatever it writes there hurts nobody but itself.
- */
-int attach_scratch(struct attachment *a, size_t len, void __user **at)
+static int make_scratch(struct attachment *a, size_t len)
 {
-	unsigned long addr;
+	unsigned long all, addr;
 
-	len = PAGE_ALIGN(len);
-	if (len > a->scratch_len) {
+	all = vm_mmap(NULL, 0, len + PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	if (IS_ERR_VALUE(all))
+		return (int)all;
+	addr = vm_mmap(NULL, all, len, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, 0);
+	if (IS_ERR_VALUE(addr)) {
+		vm_munmap(all, len + PAGE_SIZE);
+		return (int)addr;
+	}
+	a->scratch = addr;
+	a->scratch_len = len;
+	return 0;
+}
+
+/**
+ * attach_scratch() - room in the VMM for the arguments of KVM's ioctls; adopted
+ * @a: the attachment
+ * @len: bytes wanted at the beginning, a page at most
+ * @tail_len: bytes wanted at the end
+ * @at: out: the beginning, in the VMM
+ * @tail: out: the last @tail_len bytes; may be NULL
+ *
+ * Anonymous memory of the VMM's: whatever it writes there hurts nobody but itself. A page that
+ * cannot be touched follows: what KVM writes past the end of @tail gets -EFAULT, and does not
+ * reach memory that the VMM uses.
+ */
+int attach_scratch(struct attachment *a, size_t len, size_t tail_len, void __user **at,
+		   void __user **tail)
+{
+	size_t all = PAGE_ALIGN(len) + PAGE_ALIGN(tail_len);
+	int err;
+
+	if (all > a->scratch_len) {
 		drop_scratch(a);
-		addr = vm_mmap(NULL, 0, len, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS, 0);
-		if (IS_ERR_VALUE(addr))
-			return (int)addr;
-		a->scratch = addr;
-		a->scratch_len = len;
+		err = make_scratch(a, all);
+		if (err)
+			return err;
 	}
 	*at = (void __user *)a->scratch;
+	if (tail)
+		*tail = (void __user *)(a->scratch + a->scratch_len - tail_len);
 	return 0;
+}
+
+static void wake_readers(struct attachment *a)
+{
+	wake_up_all(&a->readers);
+	mutex_lock(&a->lock);
+	if (a->eventfd)
+		compat_eventfd_signal(a->eventfd);
+	mutex_unlock(&a->lock);
 }
 
 /* The VMM has exited: let go of the VM. */
@@ -121,7 +153,7 @@ static void bury(struct attachment *a)
 	a->logging = false;
 	area_set_flags(&a->area, VMFERRY_AREA_DEAD, VMFERRY_AREA_LOGGING);
 	WRITE_ONCE(a->dead, true);
-	wake_up_all(&a->readers);
+	wake_readers(a);
 }
 
 /* ---- the consumer ---- */
@@ -138,24 +170,14 @@ static bool is_readable(struct attachment *a)
 	return us && ktime_get_ns() - READ_ONCE(a->unread_since_ns) >= (u64)us * NSEC_PER_USEC;
 }
 
-static void wake_readers(struct attachment *a)
-{
-	if (!is_readable(a))
-		return;
-	wake_up_all(&a->readers);
-	mutex_lock(&a->lock);
-	if (a->eventfd)
-		compat_eventfd_signal(a->eventfd);
-	mutex_unlock(&a->lock);
-}
-
 /** attach_published() - @pages more for the consumer to take */
 void attach_published(struct attachment *a, u32 pages)
 {
 	if (pages && !atomic64_read(&a->unread))
 		WRITE_ONCE(a->unread_since_ns, ktime_get_ns());
 	atomic64_add(pages, &a->unread);
-	wake_readers(a);
+	if (is_readable(a))
+		wake_readers(a);
 }
 
 /** attach_break() - writes may have been missed: for good, and loudly for the consumer */
@@ -163,9 +185,9 @@ void attach_break(struct attachment *a)
 {
 	if (a->broken)
 		return;
-	a->broken = true;
+	WRITE_ONCE(a->broken, true);
 	area_set_flags(&a->area, VMFERRY_AREA_BROKEN, 0);
-	wake_up_all(&a->readers);
+	wake_readers(a);
 }
 
 static ssize_t attach_read(struct file *file, char __user *to, size_t len, loff_t *pos)
@@ -203,23 +225,38 @@ static int attach_mmap(struct file *file, struct vm_area_struct *vma)
 
 /* ---- the thread ---- */
 
-/** attach_kick() - harvest soon; from any context but the scheduler's */
+/**
+ * attach_kick() - have the thread look for work soon
+ * @a: the attachment; its thread exists
+ *
+ * Context: any that may wake a task, hard interrupts of PREEMPT_RT included; never under a run
+ * queue's lock, which the wake-up takes
+ */
 void attach_kick(struct attachment *a)
 {
-	if (READ_ONCE(a->kick))
-		return;
 	WRITE_ONCE(a->kick, true);
-	wake_up(&a->wake);
+	wake_up_process(a->thread);
 }
 
-/** attach_pushed() - a vCPU pushed an entry; from KVM's tracepoint, the index has been moved */
-void attach_pushed(struct attachment *a, bool is_half_full)
+/**
+ * attach_wants_kick() - is an entry that a vCPU pushed a reason for attach_kick()?
+ * @a: the attachment
+ * @is_half_full: the ring is
+ *
+ * Context: KVM's tracepoint, after the push index was moved; any, a run queue's lock held included
+ */
+bool attach_wants_kick(struct attachment *a, bool is_half_full)
 {
-	smp_mb(); /* pairs with doze(): we see that it dozes, or it sees the push */
-	if (!READ_ONCE(a->dozes) && !is_half_full)
-		return;
+	/*
+	 * Pairs with the barriers of doze() and of the thread's exchange of @kick. We see that it
+	 * dozes, or it sees the push; we see that it took the last kick, or its look after that
+	 * sees the push. Else it would sleep on beside a ring that fills.
+	 */
+	smp_mb();
+	if (!READ_ONCE(a->heeds_kicks) || (!READ_ONCE(a->dozes) && !is_half_full))
+		return false;
 	WRITE_ONCE(a->dozes, false);
-	attach_kick(a);
+	return !READ_ONCE(a->kick);
 }
 
 /*
@@ -231,7 +268,7 @@ static bool doze(struct attachment *a)
 	if (!a->has_rings || (a->vfio.nr && READ_ONCE(a->tune.vfio_period_us)) || harvest_is_due(a))
 		return false;
 	WRITE_ONCE(a->dozes, true);
-	smp_mb(); /* pairs with attach_pushed() */
+	smp_mb(); /* pairs with attach_wants_kick() */
 	if (!harvest_is_due(a))
 		return true;
 	WRITE_ONCE(a->dozes, false);
@@ -245,6 +282,10 @@ static int carry_out(struct attachment *a, enum attach_op op)
 	if (err) {
 		bury(a);
 		return err;
+	}
+	if (a->broken && (op == OP_START || op == OP_HARVEST || op == OP_HARVEST_FINAL)) {
+		attach_unadopt(a);
+		return -EIO;
 	}
 	switch (op) {
 	case OP_START:
@@ -280,7 +321,6 @@ static void harvest_by_itself(struct attachment *a)
 {
 	u64 now = ktime_get_ns();
 
-	WRITE_ONCE(a->kick, false);
 	if (!harvest_is_due(a)) {
 		look_for_exit(a);
 		a->period_us = min(a->period_us * 2, READ_ONCE(a->tune.period_max_us));
@@ -302,22 +342,36 @@ static bool has_work(struct attachment *a)
 	return READ_ONCE(a->op) != OP_NONE || READ_ONCE(a->kick) || kthread_should_stop();
 }
 
+/*
+ * There is no wait queue: its lock sleeps on PREEMPT_RT, and attach_kick() comes from hard
+ * interrupts. Whoever has work stores it and then wakes the thread, which sees it before it
+ * sleeps, or is woken: set_current_state() and wake_up_process() are full barriers.
+ */
+static void wait_for_work(struct attachment *a, u64 ns)
+{
+	ktime_t most = ns_to_ktime(ns);
+
+	set_current_state(TASK_INTERRUPTIBLE);
+	if (!has_work(a))
+		schedule_hrtimeout(&most, HRTIMER_MODE_REL);
+	__set_current_state(TASK_RUNNING);
+}
+
 static int attach_thread(void *arg)
 {
 	struct attachment *a = arg;
 
 	while (!kthread_should_stop()) {
 		bool by_itself = a->logging && READ_ONCE(a->tune.enabled);
-		u64 ns = (u64)a->period_us * NSEC_PER_USEC;
 		enum attach_op op;
 
-		if (by_itself && doze(a))
-			wait_event_interruptible_timeout(a->wake, has_work(a), EXIT_LOOK);
-		else if (by_itself)
-			wait_event_interruptible_hrtimeout(a->wake, has_work(a), ns_to_ktime(ns));
+		WRITE_ONCE(a->heeds_kicks, by_itself);
+		if (by_itself && !doze(a))
+			wait_for_work(a, (u64)a->period_us * NSEC_PER_USEC);
 		else
-			wait_event_interruptible_timeout(a->wake, READ_ONCE(a->op) != OP_NONE ||
-							 kthread_should_stop(), EXIT_LOOK);
+			wait_for_work(a, EXIT_LOOK_NS);
+		/* A full barrier before whatever is looked at: see attach_wants_kick(). */
+		xchg(&a->kick, false);
 		/* Pairs with the release in attach_ask(): the completion has been made anew. */
 		op = smp_load_acquire(&a->op);
 		if (op != OP_NONE) {
@@ -330,6 +384,8 @@ static int attach_thread(void *arg)
 			look_for_exit(a);
 		}
 	}
+	/* Nobody wakes this task any more when it ends. */
+	watch_stop(&a->watch);
 	return 0;
 }
 
@@ -342,7 +398,7 @@ int attach_ask(struct attachment *a, enum attach_op op)
 	reinit_completion(&a->op_done);
 	/* Pairs with the thread's acquire: it sees the completion made anew. */
 	smp_store_release(&a->op, op);
-	wake_up(&a->wake);
+	wake_up_process(a->thread);
 	wait_for_completion(&a->op_done);
 	err = a->op_result;
 	mutex_unlock(&a->ask);
@@ -357,17 +413,16 @@ static void free_attachment(struct attachment *a)
 		attach_ask(a, OP_STOP);
 		kthread_stop(a->thread);
 	}
-	if (a->vm_file) {
-		watch_stop(&a->watch);
+	watch_stop(&a->watch); /* if there never was a thread */
+	if (a->vm_file)
 		fput(a->vm_file);
-	}
 	vfio_sizes_fini(&a->vfio);
 	if (a->eventfd)
 		eventfd_ctx_put(a->eventfd);
 	ring_cursors_fini(&a->rings);
 	vcpus_fini(&a->vcpus);
 	area_fini(&a->area);
-	kfree(a);
+	kvfree(a);
 }
 
 static int attach_release(struct inode *inode, struct file *file)
@@ -434,10 +489,10 @@ static bool rings_are_taken(struct kvm *kvm)
 	return false;
 }
 
+/* attach_lock held */
 static struct attachment *make(const struct vmferry_attach *req, struct file *vm_file, int *err)
 {
-	struct attachment *a = kzalloc(sizeof(*a), GFP_KERNEL);
-	bool changed;
+	struct attachment *a = kvzalloc(sizeof(*a), GFP_KERNEL);
 
 	*err = -ENOMEM;
 	if (!a)
@@ -446,8 +501,8 @@ static struct attachment *make(const struct vmferry_attach *req, struct file *vm
 	mutex_init(&a->lock);
 	init_completion(&a->op_done);
 	init_completion(&a->kobj_gone);
-	init_waitqueue_head(&a->wake);
 	init_waitqueue_head(&a->readers);
+	a->id = next_id++;
 	a->tune = default_tunables;
 	a->period_us = a->tune.period_max_us;
 	a->kvm = vm_file->private_data;
@@ -459,8 +514,8 @@ static struct attachment *make(const struct vmferry_attach *req, struct file *vm
 		*err = vcpus_init(&a->vcpus);
 	if (*err)
 		goto out_free;
-	watch_start(&a->watch, a);
-	*err = memslots_look(a, &changed);
+	watch_init_one(&a->watch, a);
+	*err = memslots_look(a);
 	if (*err)
 		goto out_free;
 	area_set_flags(&a->area, (a->has_rings ? VMFERRY_AREA_RING : 0) |
@@ -471,6 +526,7 @@ static struct attachment *make(const struct vmferry_attach *req, struct file *vm
 		a->thread = NULL;
 		goto out_free;
 	}
+	watch_start(&a->watch); /* from here on the thread may be woken */
 	return a;
 
 out_free:
@@ -507,7 +563,6 @@ int attach_create(const struct vmferry_attach *req)
 	a = make(req, vm_file, &err);
 	if (!a)
 		goto out_unlock;
-	a->id = next_id++;
 	file = anon_inode_getfile("vmferry", &attach_fops, a, O_RDWR);
 	if (IS_ERR(file)) {
 		err = PTR_ERR(file);
@@ -523,7 +578,6 @@ int attach_create(const struct vmferry_attach *req)
 	return fd;
 
 out_free:
-	wake_up_process(a->thread);
 	free_attachment(a);
 out_unlock:
 	mutex_unlock(&attach_lock);

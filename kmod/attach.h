@@ -27,6 +27,7 @@ enum attach_op { OP_NONE, OP_START, OP_STOP, OP_HARVEST, OP_HARVEST_FINAL, OP_RE
  * @own_ring: we collect and reset the rings; else somebody else may, and we watch
  * @logging, @broken: see uapi/vmferry.h; the thread's
  * @scratch, @scratch_len: room mapped in the VMM for the arguments of KVM's ioctls; the thread's
+ * @heeds_kicks: it harvests by itself; the thread's
  * @kick: harvest soon; @dozes: nothing is pushed: the next push kicks; written by vCPUs, too
  * @ask: one request at a time; @op, @op_done, @op_result: that request
  * @lock: @tune, @eventfd, @vfio's fds; taken by the thread and by ioctls, never across
@@ -65,7 +66,7 @@ struct attachment {
 	enum attach_op op;
 	int op_result;
 	struct completion op_done;
-	wait_queue_head_t wake;
+	bool heeds_kicks;
 	bool kick;
 	bool dozes;
 	u32 period_us;
@@ -86,7 +87,7 @@ int attach_create(const struct vmferry_attach *req);
 int attach_ask(struct attachment *a, enum attach_op op);
 int tunables_set(struct attachment *a, const struct vmferry_tunables *t);
 void attach_kick(struct attachment *a);
-void attach_pushed(struct attachment *a, bool is_half_full);
+bool attach_wants_kick(struct attachment *a, bool is_half_full);
 void attach_published(struct attachment *a, u32 pages);
 void attach_break(struct attachment *a);
 
@@ -94,6 +95,7 @@ void attach_break(struct attachment *a);
 int attach_adopt(struct attachment *a);
 void attach_unadopt(struct attachment *a);
 int attach_vm_ioctl(struct attachment *a, unsigned int cmd, unsigned long arg);
-int attach_scratch(struct attachment *a, size_t len, void __user **at);
+int attach_scratch(struct attachment *a, size_t len, size_t tail_len, void __user **at,
+		   void __user **tail);
 
 #endif

@@ -41,32 +41,32 @@ static inline int compat_nr_address_spaces(struct kvm *kvm)
 }
 
 /*
- * One number for KVM's slots of all address spaces; each change moves it on by the number of
- * these. While KVM waits for the readers of old slots, those seen are the new ones already,
- * under the old number and a flag: they get the number they are about to have. Within SRCU.
+ * The generation of one address space's slots. While KVM waits for the readers of old slots,
+ * those seen are the new ones already, under the old number and a flag: they get the number they
+ * are about to have.
  */
-static inline u64 compat_settled_generation(struct kvm *kvm)
+static inline u64 compat_settled_generation(struct kvm *kvm, const struct kvm_memslots *slots)
 {
-	u64 sum = 0;
+	u64 generation = READ_ONCE(slots->generation);
 
-	for (int as = 0; as < compat_nr_address_spaces(kvm); as++) {
-		u64 generation = READ_ONCE(__kvm_memslots(kvm, as)->generation);
-
-		if (generation & KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS)
-			generation = (generation & ~KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) +
-				     compat_nr_address_spaces(kvm);
-		sum += generation;
-	}
-	return sum;
+	if (!(generation & KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS))
+		return generation;
+	return (generation & ~KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) + compat_nr_address_spaces(kvm);
 }
 
+/*
+ * One number for KVM's slots of all address spaces. Each step moves it on by the number of these:
+ * a slot that comes or whose flags change is one step, one that goes or moves is two.
+ */
 static inline u64 compat_memslots_generation(struct kvm *kvm)
 {
 	int srcu = srcu_read_lock(&kvm->srcu);
-	u64 generation = compat_settled_generation(kvm);
+	u64 sum = 0;
 
+	for (int as = 0; as < compat_nr_address_spaces(kvm); as++)
+		sum += compat_settled_generation(kvm, __kvm_memslots(kvm, as));
 	srcu_read_unlock(&kvm->srcu, srcu);
-	return generation;
+	return sum;
 }
 
 /*

@@ -25,6 +25,7 @@
 
 #include "attach.h"
 #include "compat.h"
+#include "resets.h"
 #include "trace.h"
 
 bool debug_publish_early;
@@ -81,7 +82,7 @@ static int reset_rings(struct attachment *a)
 	if (cleared < 0)
 		return cleared;
 	/* Somebody's call at the same time may have reset ours, and still have to flush TLBs. */
-	watch_wait_for_resets(&a->watch);
+	resets_wait(a->kvm);
 	for (unsigned int i = 0; i < a->rings.known; i++)
 		if (!ring_is_reset_to(&kvm_get_vcpu(a->kvm, i)->dirty_ring, a->rings.next[i]))
 			return -EIO;
@@ -122,13 +123,14 @@ static int harvest_slot_log(struct attachment *a, const struct memslot *s, u32 *
 	u64 words = DIV_ROUND_UP(s->npages, 64);
 	struct kvm_dirty_log get = { .slot = s->slot };
 	struct kvm_clear_dirty_log clear = { .slot = s->slot, .num_pages = s->npages };
+	void __user *at, *tail;
 	u64 __user *bitmap;
-	void __user *at;
-	int err = attach_scratch(a, PAGE_SIZE + words * 8, &at);
+	int err = attach_scratch(a, sizeof(get), words * 8, &at, &tail);
 
 	if (err)
 		return err;
-	bitmap = at + PAGE_SIZE;
+	/* At the very end: KVM fills in as many words as the slot has by now. */
+	bitmap = tail;
 	get.dirty_bitmap = bitmap;
 	clear.dirty_bitmap = bitmap;
 	if (copy_to_user(at, &get, sizeof(get)))
@@ -161,38 +163,72 @@ static int harvest_logs(struct attachment *a, u32 *fresh)
 
 	for (unsigned int i = 0; i < a->slots.nr && !err; i++)
 		err = harvest_slot_log(a, &a->slots.slot[i], fresh);
-	return err;
+	/* A slot that has gone or changed is no error: the next look finds it gone or all dirty. */
+	return err && memslots_have_changed(a) ? -EAGAIN : err;
 }
 
-/* New slots: logging on, and, where nobody records pushes, all dirty after that. */
-static int follow_slots(struct attachment *a)
+/* Slots as they are now: logging on, and all dirty after that where the log begins anew. */
+static int follow_slots(struct attachment *a, u32 *fresh)
 {
-	bool changed;
-	int err = memslots_look(a, &changed);
+	int err = memslots_look(a);
 
 	if (!err)
 		err = memslots_log(a);
-	if (err == -EAGAIN)
-		return 0; /* the next harvest looks again */
-	if (err || !changed || (a->has_rings && !a->own_ring))
+	if (err)
 		return err;
 	for (unsigned int i = 0; i < a->slots.nr; i++) {
 		struct memslot *s = &a->slots.slot[i];
 
-		if (s->turned_on && s->owns_region && !s->was_seen)
-			area_publish_all(&a->area, s->region);
-		s->was_seen = true;
+		if (!s->begins_anew)
+			continue;
+		if (a->has_rings && !a->own_ring)
+			watch_fill(&a->watch, s->region);
+		else
+			*fresh += area_publish_all(&a->area, s->region);
+		s->begins_anew = false;
 	}
 	return 0;
+}
+
+static int take(struct attachment *a, bool final, u32 *fresh)
+{
+	if (!a->has_rings)
+		return harvest_logs(a, fresh);
+	if (a->own_ring)
+		return harvest_own(a, fresh);
+	*fresh += final ? watch_publish_tail(&a->watch) : watch_advance(&a->watch);
+	return 0;
+}
+
+/* -EAGAIN: the VMM changes its slots all the while. What the rings hold is taken all the same. */
+static int follow_and_take(struct attachment *a, bool final, u32 *fresh)
+{
+	int err;
+
+	for (int tries = 0; tries < 8; tries++) {
+		err = follow_slots(a, fresh);
+		if (!err || err == -EAGAIN) {
+			int taken = take(a, final, fresh);
+
+			err = taken ? taken : err;
+		}
+		if (err != -EAGAIN)
+			break;
+	}
+	return err;
 }
 
 /* Empties the rings for nothing: a guest must not stand before a full one that nobody harvests. */
 static void hand_back(struct attachment *a)
 {
-	if (a->has_rings && a->own_ring && a->rings.room)
-		do {
-			ring_cursors_set_until(&a->rings, a->kvm);
-		} while (collect(a) && !reset_rings(a));
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
+	if (!a->has_rings || !a->own_ring)
+		return;
+	kvm_for_each_vcpu(i, vcpu, a->kvm)
+		ring_hand_back(&vcpu->dirty_ring);
+	attach_vm_ioctl(a, KVM_RESET_DIRTY_RINGS, 0);
 }
 
 /** harvest_is_due() - is there anything to harvest? False only if surely not; adopts nothing */
@@ -208,7 +244,10 @@ bool harvest_is_due(struct attachment *a)
 /**
  * harvest_run() - harvest now
  * @a: the attachment
- * @final: the vCPUs stand still; when it returns, all that is dirty is published
+ * @final: the vCPUs stand still; when it returns 0, all that is dirty is published
+ *
+ * Return: 0; -EIO: writes may have been missed: the attachment is broken, and its logging is as it
+ * was before; -EAGAIN: the last harvest found the slots changing all the while
  */
 int harvest_run(struct attachment *a, bool final)
 {
@@ -217,59 +256,68 @@ int harvest_run(struct attachment *a, bool final)
 	int err;
 
 	area_begin_harvest(&a->area);
-	err = follow_slots(a);
-	if (!err && !a->has_rings)
-		err = harvest_logs(a, &fresh);
-	else if (!err && a->own_ring)
-		err = harvest_own(a, &fresh);
-	else if (!err)
-		fresh = final ? watch_publish_tail(&a->watch) : watch_advance(&a->watch);
+	err = follow_and_take(a, final, &fresh);
+	if (err == -EAGAIN && !final)
+		err = 0; /* the next harvest looks again */
 	if (a->has_rings)
 		watch_check(&a->watch);
-	if (err) {
+	if (err && err != -EAGAIN)
 		attach_break(a);
-		hand_back(a);
-	}
 	atomic64_inc(&a->area.harvests);
 	atomic64_set(&a->area.ring_full, atomic64_read(&a->watch.ring_full));
 	atomic64_add(ktime_get_ns() - start, &a->area.harvest_ns);
 	vcpus_publish(&a->vcpus, a->kvm, &a->area);
 	area_copy_counters(&a->area);
 	attach_published(a, fresh);
-	return a->broken ? -EIO : 0;
+	if (!a->broken)
+		return err;
+	harvest_stop(a);
+	return -EIO;
 }
 
-/** harvest_start() - log from now on; what was dirty before is not reported */
-int harvest_start(struct attachment *a)
+static int start_logging(struct attachment *a)
 {
-	bool changed;
-	int err = 0;
+	int err;
 
-	if (a->logging)
-		return 0;
 	for (int tries = 0; tries < 8; tries++) {
-		err = memslots_look(a, &changed);
+		err = memslots_look(a);
 		if (!err)
 			err = memslots_log(a);
 		if (err != -EAGAIN)
 			break;
 	}
-	if (err) {
-		memslots_restore(a);
-		return err;
-	}
-	for (unsigned int i = 0; i < a->slots.nr; i++)
-		a->slots.slot[i].was_seen = true;
+	for (unsigned int i = 0; i < a->slots.nr && !err; i++)
+		a->slots.slot[i].begins_anew = false;
 	a->rings.known = 0; /* cursors begin where the rings are now */
-	if (a->has_rings && a->own_ring)
+	if (!err && a->has_rings && a->own_ring)
 		err = ring_cursors_grow(&a->rings, a->kvm, a->tune.batch);
-	else if (a->has_rings)
+	return err;
+}
+
+/**
+ * harvest_start() - log from now on; what was dirty before is not reported
+ * @a: the attachment
+ *
+ * Return: 0; -EIO: the attachment is broken; another errno: nothing has changed, try again
+ */
+int harvest_start(struct attachment *a)
+{
+	int err;
+
+	if (a->logging)
+		return 0;
+	err = start_logging(a);
+	if (!err && a->has_rings && !a->own_ring)
 		watch_begin(&a->watch);
-	if (err) {
-		memslots_restore(a);
-		return err;
-	}
 	a->logging = true;
+	if (err == -EIO)
+		attach_break(a);
+	else if (!err && a->has_rings)
+		watch_check(&a->watch);
+	if (err || a->broken) {
+		harvest_stop(a);
+		return a->broken ? -EIO : err;
+	}
 	vcpus_publish(&a->vcpus, a->kvm, &a->area);
 	area_set_flags(&a->area, VMFERRY_AREA_LOGGING, 0);
 	return 0;
@@ -278,13 +326,13 @@ int harvest_start(struct attachment *a)
 /** harvest_stop() - logging as it was; what is still in the rings is handed back */
 void harvest_stop(struct attachment *a)
 {
-	if (!a->logging)
-		return;
 	/*
 	 * First no more entries come, then what is there is handed back: a ring left full
 	 * would keep its vCPU out of the guest, and nobody would come to empty it.
 	 */
 	memslots_restore(a);
+	if (!a->logging)
+		return;
 	hand_back(a);
 	if (a->has_rings && !a->own_ring)
 		watch_end(&a->watch);

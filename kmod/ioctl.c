@@ -6,6 +6,7 @@
 #include <linux/uaccess.h>
 
 #include "attach.h"
+#include "compat.h"
 
 /**
  * ioctl_copy_struct() - a struct of the caller's that begins with its size
@@ -127,6 +128,9 @@ static int set_eventfd(struct attachment *a, void __user *arg)
 	mutex_lock(&a->lock);
 	old = a->eventfd;
 	a->eventfd = new;
+	/* What poll() says for good is told to who comes later, too. */
+	if (new && (READ_ONCE(a->broken) || READ_ONCE(a->dead)))
+		compat_eventfd_signal(new);
 	mutex_unlock(&a->lock);
 	if (old)
 		eventfd_ctx_put(old);

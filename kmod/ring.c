@@ -130,6 +130,21 @@ bool ring_is_reset_to(const struct kvm_dirty_ring *ring, u32 index)
 	return (s32)(READ_ONCE(ring->reset_index) - index) >= 0;
 }
 
+/** ring_hand_back() - mark all there is for reset, and look at none of it; needs no memory */
+void ring_hand_back(struct kvm_dirty_ring *ring)
+{
+	u32 end = READ_ONCE(ring->dirty_index);
+
+	for (u32 i = READ_ONCE(ring->reset_index); i != end; i++) {
+		struct kvm_dirty_gfn *gfn = &ring->dirty_gfns[i & (ring->size - 1)];
+
+		if (!(READ_ONCE(gfn->flags) & KVM_DIRTY_GFN_F_DIRTY))
+			continue;
+		/* Pairs with KVM's acquire in kvm_dirty_gfn_harvested(), as in ring_collect(). */
+		smp_store_release(&gfn->flags, KVM_DIRTY_GFN_F_RESET);
+	}
+}
+
 /** ring_used() - entries pushed and not reset */
 u32 ring_used(const struct kvm_dirty_ring *ring)
 {

@@ -34,6 +34,7 @@ bool ring_cursors_are_at_end(const struct ring_cursors *r, struct kvm *kvm);
 u32 ring_collect(struct kvm_dirty_ring *ring, u32 *next, u32 until, struct ring_entry *to, u32 max);
 bool ring_is_shared(const struct kvm_dirty_ring *ring, u32 next);
 bool ring_is_reset_to(const struct kvm_dirty_ring *ring, u32 index);
+void ring_hand_back(struct kvm_dirty_ring *ring);
 u32 ring_used(const struct kvm_dirty_ring *ring);
 void ring_each_unreset(const struct kvm_dirty_ring *ring,
 		       void (*found)(void *arg, u32 slot, u64 page), void *arg);

@@ -134,7 +134,7 @@ void vfio_sizes_refresh(struct attachment *a)
 	struct vfio_sizes *v = &a->vfio;
 	void __user *at;
 
-	if (!v->nr || attach_scratch(a, PAGE_SIZE, &at))
+	if (!v->nr || attach_scratch(a, PAGE_SIZE, 0, &at, NULL))
 		return;
 	mutex_lock(&a->lock);
 	for (unsigned int i = 0; i < v->nr; i++) {

@@ -16,11 +16,9 @@
  * Order: first the bits are moved, then the index is read; so each bit in @waiting was
  * pushed before @until. The other way round a page could be published before its reset.
  *
- * A reset index that has passed is not enough: KVM moves it on before it write-protects
- * the pages, and flushes the TLBs only after the last ring, without a lock. So calls of
- * KVM_RESET_DIRTY_RINGS are listed as they enter KVM's VM ioctl, until they leave it: once
- * the index has passed, the call that moved it is one of those that run then, or is over.
- * Later ones are not waited for: there may be no moment without any.
+ * A reset index that has passed is not enough: the call that moved it may not have protected
+ * the pages yet. Once the index has passed, that call is one of those that run then (resets.c),
+ * or is over. Later ones are not waited for: there may be no moment without any.
  *
  * At the last harvest the vCPUs stand still and all of @pushed and @waiting is published,
  * but also kept: if the guest goes on here after all, it may still write those pages
@@ -28,12 +26,17 @@
  *
  * The tracepoint's side takes no lock and touches only the map (RCU), the bitmaps (atomic)
  * and counters. A VM is found by its struct kvm in a small hash.
+ *
+ * KVM pushes under a run queue's lock, too: when a vCPU is preempted, it marks the page of the
+ * vCPU's steal time. A wake-up in the tracepoint would take a run queue's lock inside of another.
+ * So the tracepoint's side at most queues an irq_work, whose interrupt comes when interrupts are on
+ * again. It is a hard one: on PREEMPT_RT it runs in hard interrupt context as well, and there
+ * wake_up_process() is allowed, for it takes raw locks only. (One that is not hard would run in a
+ * thread there, and irq_work_sync() would wait for that thread while it still reads the work.)
  */
 #include "watch.h"
 
-#include <linux/delay.h>
 #include <linux/hashtable.h>
-#include <linux/kprobes.h>
 #include <linux/slab.h>
 #include <linux/tracepoint.h>
 #include <linux/vmalloc.h>
@@ -41,13 +44,13 @@
 #include "attach.h"
 #include "compat.h"
 #include "harvest.h"
+#include "resets.h"
 
 static DEFINE_HASHTABLE(watched, 6);
 static DEFINE_MUTEX(watched_lock);
 
 /* Both are set while the tracepoints are there; watched_lock. */
 static struct tracepoint *push_tp, *full_tp;
-static bool has_reset_probe;
 
 static void set_bit_and_summary(struct watch_bits *b, u64 page)
 {
@@ -65,9 +68,10 @@ static void note_push(struct watch *w, u32 slot, u64 page)
 	for (unsigned int i = 0; map && i < map->nr; i++) {
 		if (map->slot[i].slot != slot)
 			continue;
-		if (page >= map->slot[i].npages)
-			return;
 		r = w->region[map->slot[i].region];
+		/* KVM may have changed the slot since: it begins all dirty when we know. */
+		if (!r || page >= r->nr_pages)
+			return;
 		set_bit_and_summary(&r->pushed, page);
 		/* Pairs with move_pushed(): it sees the bit, or we see its false. */
 		smp_mb__after_atomic();
@@ -91,7 +95,8 @@ static void on_push(void *unused, struct kvm_dirty_ring *ring, u32 slot, u64 off
 			note_push(w, slot, offset);
 			vcpus_dirtied(&w->a->vcpus, vcpu->vcpu_idx, 1);
 		}
-		attach_pushed(w->a, ring_used(ring) == ring->size / 2);
+		if (attach_wants_kick(w->a, ring_used(ring) == ring->size / 2))
+			irq_work_queue(&w->kick);
 	}
 	rcu_read_unlock();
 }
@@ -106,43 +111,10 @@ static void on_full(void *unused, struct kvm_vcpu *vcpu)
 			continue;
 		atomic64_inc(&w->ring_full);
 		vcpus_ring_full(&w->a->vcpus, vcpu->vcpu_idx);
-		attach_kick(w->a);
+		if (attach_wants_kick(w->a, true))
+			irq_work_queue(&w->kick);
 	}
 	rcu_read_unlock();
-}
-
-/* ---- calls of KVM_RESET_DIRTY_RINGS ---- */
-
-/* One that is under way. */
-struct reset_call {
-	struct list_head node;
-	const struct kvm *kvm;
-	u64 nr;
-};
-
-/*
- * Who enters is who leaves, whatever is attached meanwhile. The lock is the order, too: a
- * call is listed before it moves an index, and unlisted after it has flushed the TLBs; so
- * who sees an index moved finds the call here, or all that it did done.
- */
-static DEFINE_RAW_SPINLOCK(calls_lock);
-static LIST_HEAD(calls); /* oldest first */
-static u64 calls_begun;
-
-static int on_vm_ioctl(struct kretprobe_instance *ri, struct pt_regs *regs)
-{
-	struct reset_call *call = (void *)ri->data;
-	struct file *file = (void *)regs_get_kernel_argument(regs, 0);
-	unsigned long flags;
-
-	if ((unsigned int)regs_get_kernel_argument(regs, 1) != KVM_RESET_DIRTY_RINGS)
-		return 1; /* its return does not interest us */
-	call->kvm = file->private_data;
-	raw_spin_lock_irqsave(&calls_lock, flags);
-	call->nr = ++calls_begun;
-	list_add_tail(&call->node, &calls);
-	raw_spin_unlock_irqrestore(&calls_lock, flags);
-	return 0;
 }
 
 /* Pages of @kvm may be writable without an entry: who watches it must know. */
@@ -157,55 +129,6 @@ static void note_cut(const struct kvm *kvm)
 	rcu_read_unlock();
 }
 
-static int on_vm_ioctl_done(struct kretprobe_instance *ri, struct pt_regs *regs)
-{
-	struct reset_call *call = (void *)ri->data;
-	unsigned long flags;
-
-	/* Whether the signal came in time to cut it nobody can tell any more. */
-	if (compat_reset_minds_signals() && signal_pending(current))
-		note_cut(call->kvm);
-	raw_spin_lock_irqsave(&calls_lock, flags);
-	list_del(&call->node);
-	raw_spin_unlock_irqrestore(&calls_lock, flags);
-	return 0;
-}
-
-/* The last call that has begun, of any VM. */
-static u64 last_call(void)
-{
-	u64 nr;
-
-	raw_spin_lock_irq(&calls_lock);
-	nr = calls_begun;
-	raw_spin_unlock_irq(&calls_lock);
-	return nr;
-}
-
-/* Does one of @kvm's calls still run that had begun when @nr was the last one? */
-static bool calls_run(const struct kvm *kvm, u64 nr)
-{
-	const struct reset_call *call;
-	bool found = false;
-
-	raw_spin_lock_irq(&calls_lock);
-	list_for_each_entry(call, &calls, node) {
-		if (call->nr > nr)
-			break;
-		found |= call->kvm == kvm;
-	}
-	raw_spin_unlock_irq(&calls_lock);
-	return found;
-}
-
-static struct kretprobe reset_probe = {
-	.kp.symbol_name = "kvm_vm_ioctl",
-	.entry_handler = on_vm_ioctl,
-	.handler = on_vm_ioctl_done,
-	.data_size = sizeof(struct reset_call),
-	.maxactive = 256,
-};
-
 /* ---- coming and going with KVM's module ---- */
 
 static void found_tracepoint(struct tracepoint *tp, void *unused)
@@ -218,24 +141,12 @@ static void found_tracepoint(struct tracepoint *tp, void *unused)
 		full_tp = tp;
 }
 
-/* A probe of code that has gone would count nothing in code that comes in its place. */
-static void drop_reset_probe(void)
-{
-	if (!has_reset_probe)
-		return;
-	unregister_kretprobe(&reset_probe);
-	reset_probe.kp.addr = NULL;
-	reset_probe.kp.flags = 0;
-	reset_probe.nmissed = 0;
-	has_reset_probe = false;
-}
-
 static void lost_tracepoint(struct tracepoint *tp)
 {
 	if (tp == push_tp) {
 		tracepoint_probe_unregister(tp, on_push, NULL);
 		push_tp = NULL;
-		drop_reset_probe();
+		resets_forget();
 	}
 	if (tp == full_tp) {
 		tracepoint_probe_unregister(tp, on_full, NULL);
@@ -290,25 +201,34 @@ bool watch_sees_pushes(void)
 	bool sees;
 
 	mutex_lock(&watched_lock);
-	sees = push_tp && (has_reset_probe || !register_kretprobe(&reset_probe));
-	has_reset_probe |= sees;
+	sees = push_tp && resets_list(note_cut);
 	mutex_unlock(&watched_lock);
 	return sees;
 }
 
 /* ---- one VM ---- */
 
-/**
- * watch_start() - from now on full rings of @a's VM are seen; pushes are
- * recorded from watch_begin() to watch_end()
- * @w: the watch
- * @a: the attachment
- */
-void watch_start(struct watch *w, struct attachment *a)
+static void on_kick(struct irq_work *work)
+{
+	attach_kick(container_of(work, struct watch, kick)->a);
+}
+
+/** watch_init_one() - nothing is seen yet */
+void watch_init_one(struct watch *w, struct attachment *a)
 {
 	w->a = a;
+	w->kick = IRQ_WORK_INIT_HARD(on_kick);
+}
+
+/**
+ * watch_start() - from now on full rings of the VM are seen, and the attachment's thread is woken;
+ * pushes are recorded from watch_begin() to watch_end()
+ * @w: the watch
+ */
+void watch_start(struct watch *w)
+{
 	mutex_lock(&watched_lock);
-	hash_add_rcu(watched, &w->node, (unsigned long)a->kvm);
+	hash_add_rcu(watched, &w->node, (unsigned long)w->a->kvm);
 	w->is_on = true;
 	mutex_unlock(&watched_lock);
 }
@@ -324,7 +244,7 @@ static void free_region(struct watch_region *r)
 	kfree(r);
 }
 
-/** watch_stop() - nothing is seen any more when it returns; everything is given back */
+/** watch_stop() - nothing is seen and nobody is woken any more when it returns; may be repeated */
 void watch_stop(struct watch *w)
 {
 	struct watch_map *map;
@@ -334,8 +254,14 @@ void watch_stop(struct watch *w)
 		hash_del_rcu(&w->node);
 		w->is_on = false;
 		mutex_unlock(&watched_lock);
+		synchronize_rcu(); /* nothing queues @kick any more */
+		irq_work_sync(&w->kick);
+		/*
+		 * Its interrupt may still read @kick after the end that the sync waits for. It runs
+		 * with interrupts off, which is a reader's section of RCU.
+		 */
+		synchronize_rcu();
 	}
-	synchronize_rcu();
 	map = rcu_dereference_protected(w->map, true);
 	RCU_INIT_POINTER(w->map, NULL);
 	kfree(map);
@@ -361,15 +287,19 @@ static void clear_bits(struct watch_bits *b, u64 nr_words)
 	memset(b->summary, 0, DIV_ROUND_UP(nr_words, BITS_PER_LONG) * sizeof(long));
 }
 
-/* All of a new region: it may have been written before its logging was on. */
-static void fill(struct watch_region *r, u64 nr_pages)
+/** watch_fill() - all of @region counts as pushed: its log has a gap; logging is on */
+void watch_fill(struct watch *w, int region)
 {
-	for (u64 p = 0; p < nr_pages; p++)
+	struct watch_region *r = w->region[region];
+
+	if (!r)
+		return;
+	for (u64 p = 0; p < r->nr_pages; p++)
 		set_bit_and_summary(&r->pushed, p);
 	WRITE_ONCE(r->has_pushed, true);
 }
 
-/** watch_add_region() - it begins all dirty; watch_set_slots() makes it known to the tracepoint */
+/** watch_add_region() - it begins clean; watch_set_slots() makes it known to the tracepoint */
 int watch_add_region(struct watch *w, int region, u64 nr_pages)
 {
 	struct watch_region *r;
@@ -379,37 +309,42 @@ int watch_add_region(struct watch *w, int region, u64 nr_pages)
 	r = kzalloc(sizeof(*r), GFP_KERNEL);
 	if (!r)
 		return -ENOMEM;
+	r->nr_pages = nr_pages;
 	r->nr_words = DIV_ROUND_UP(nr_pages, BITS_PER_LONG);
 	if (alloc_bits(&r->pushed, r->nr_words) || alloc_bits(&r->waiting, r->nr_words)) {
 		free_region(r);
 		return -ENOMEM;
 	}
-	if (w->a->logging)
-		fill(r, nr_pages);
 	w->region[region] = r;
 	return 0;
 }
 
-/** watch_remove_region() - what is known of it is dropped */
-void watch_remove_region(struct watch *w, int region)
+/**
+ * watch_remove_region() - what is known of it is dropped
+ * @w: the watch
+ * @region: index of the region
+ *
+ * Return: true: until watch_set_slots() no push of any region is recorded
+ */
+bool watch_remove_region(struct watch *w, int region)
 {
 	struct watch_map *map = rcu_dereference_protected(w->map, true);
 
+	if (w->a->own_ring || !w->a->has_rings)
+		return false;
 	/* The tracepoint must not find it any more before it is freed. */
 	rcu_assign_pointer(w->map, NULL);
 	synchronize_rcu();
 	kfree(map);
 	free_region(w->region[region]);
 	w->region[region] = NULL;
+	return true;
 }
 
 /**
  * watch_set_slots() - the tracepoint's map of slots, anew
  * @w: the watch
  * @m: KVM's slots
- *
- * Between watch_remove_region() and this a push finds no map; the thread that calls both
- * fills the remaining regions all dirty in that case.
  */
 int watch_set_slots(struct watch *w, const struct memslots *m)
 {
@@ -424,13 +359,8 @@ int watch_set_slots(struct watch *w, const struct memslots *m)
 	for (unsigned int i = 0; i < m->nr; i++) {
 		map->slot[i].slot = m->slot[i].slot;
 		map->slot[i].region = m->slot[i].region;
-		map->slot[i].npages = m->slot[i].npages;
 	}
 	rcu_assign_pointer(w->map, map);
-	if (!old && w->a->logging)
-		for (unsigned int i = 0; i < m->nr; i++)
-			if (m->slot[i].owns_region)
-				fill(w->region[m->slot[i].region], m->slot[i].npages);
 	if (old)
 		kfree_rcu(old, rcu);
 	return 0;
@@ -454,6 +384,11 @@ void watch_begin(struct watch *w)
 	synchronize_rcu();
 	kvm_for_each_vcpu(i, vcpu, w->a->kvm)
 		ring_each_unreset(&vcpu->dirty_ring, note_unreset, w);
+	/*
+	 * What a reset had taken off a ring before that, but not protected yet, is in no ring: the
+	 * guest may write it unseen until that reset is over.
+	 */
+	resets_wait(w->a->kvm);
 }
 
 void watch_end(struct watch *w)
@@ -565,7 +500,7 @@ static int note_until(struct watch *w)
 void watch_check(struct watch *w)
 {
 	/* A call for whose listing there was no room may have run unseen. */
-	if (READ_ONCE(reset_probe.nmissed) || READ_ONCE(w->is_cut))
+	if (resets_were_missed() || READ_ONCE(w->is_cut))
 		attach_break(w->a);
 }
 
@@ -580,9 +515,9 @@ static bool resets_are_over(struct watch *w)
 			return false;
 	}
 	if (!w->has_passed)
-		w->last_call = last_call();
+		w->last_call = resets_last();
 	w->has_passed = true;
-	return !calls_run(w->a->kvm, w->last_call);
+	return !resets_run(w->a->kvm, w->last_call);
 }
 
 /** watch_has_more() - does anything wait for a reset, or came since the last look? */
@@ -635,13 +570,4 @@ u32 watch_publish_tail(struct watch *w)
 	if (note_until(w))
 		attach_break(w->a);
 	return publish_all(w, true);
-}
-
-/** watch_wait_for_resets() - until each KVM_RESET_DIRTY_RINGS that runs now is over, its TLB flush included */
-void watch_wait_for_resets(struct watch *w)
-{
-	u64 nr = last_call();
-
-	while (calls_run(w->a->kvm, nr))
-		usleep_range(10, 50);
 }

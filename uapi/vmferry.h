@@ -100,8 +100,9 @@ _Static_assert(sizeof(struct vmferry_area_header) == 128, "header is ABI");
 /**
  * struct vmferry_region - one contiguous piece of guest RAM
  * @id: index that names the region for the whole life of the VM
- * @slot: KVM memslot (as_id << 16 | slot)
- * @gpa: guest-physical address, multiple of 4 KiB
+ * @slot: KVM memslot (as_id << 16 | slot); one of them, if several show the same RAM
+ * @gpa: guest-physical address, multiple of 4 KiB; it and @slot change when @slot goes and
+ * another one shows the same RAM
  * @size: bytes, multiple of 4 KiB
  * @bitmap_off: byte offset of the dirty bitmap in the area, multiple of 8
  * @bitmap_words: 64-bit words of the dirty bitmap: ceil(pages / 64)
@@ -171,6 +172,12 @@ _Static_assert(sizeof(struct vmferry_device) == 128, "device is ABI");
  *   poll()   POLLIN by wake_pages or wake_us, POLLHUP once the VMM has exited, POLLERR
  *            if writes may have been missed
  *
+ * An attachment breaks when writes may have been missed: VMFERRY_AREA_BROKEN, POLLERR and the
+ * eventfd tell. START and HARVEST say EIO from then on; the dirty logging is as it was before
+ * START, and rings of our own are empty. A START that fails with another errno has changed
+ * nothing and can be tried again: ENOSPC and E2BIG if there are too many memslots, EAGAIN if
+ * they change all the while, ENOMEM.
+ *
  * Every struct begins with its size as the caller knows it: a larger one than the module
  * knows is taken if the rest is zero (else E2BIG), a smaller one than version 1's is
  * EINVAL. Unknown flags and reserved fields that are not zero are EINVAL.
@@ -210,6 +217,9 @@ _Static_assert(sizeof(struct vmferry_attach) == 32, "attach is ABI");
  * @flags: VMFERRY_HARVEST_*
  * @published: out: bits newly set in the area by this harvest
  * @waiting: out: pages seen dirty and not published yet, for their reset has not passed
+ *
+ * Return: 0. EINVAL: logging is off; EIO: the attachment is broken; ESRCH: the VMM has exited;
+ * EAGAIN: this was to be the last harvest, and the VMM changes its memslots all the while.
  */
 struct vmferry_harvest {
 	__u32 size;
@@ -254,7 +264,8 @@ struct vmferry_tunables {
 _Static_assert(sizeof(struct vmferry_tunables) == 64, "tunables are ABI");
 
 /**
- * struct vmferry_eventfd - VMFERRY_SET_EVENTFD: signalled whenever poll() would wake
+ * struct vmferry_eventfd - VMFERRY_SET_EVENTFD: signalled whenever poll() would wake, for
+ * POLLHUP and POLLERR as well
  * @size: sizeof(struct vmferry_eventfd)
  * @flags: zero
  * @fd: an eventfd, or -1 for none

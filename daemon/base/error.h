@@ -6,4 +6,7 @@
 void error_report(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void notice_report(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+int log_open(void);
+void log_close(void);
+
 #endif

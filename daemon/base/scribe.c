@@ -3,16 +3,23 @@
  * Writes small files from a thread of its own: a file system may take its time, and the
  * loop, which may have a guest standing still, must not wait for it. In order; nothing is
  * synced: what is written here no guest depends on.
+ *
+ * Theory of operation: callers push pages on a stack (release) and post a semaphore; the thread
+ * takes the whole stack (acquire) and turns it over. There is no lock: a thread that is
+ * preempted while it holds one would stop the loop.
  */
 #include "scribe.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "error.h"
+#include "fault.h"
 
 struct page {
 	char *path, *text;
@@ -21,10 +28,9 @@ struct page {
 };
 
 struct scribe {
-	pthread_mutex_t lock;
-	pthread_cond_t wake;
-	struct page *first, **end; /* @lock */
-	bool quit;		   /* @lock */
+	_Atomic(struct page *) handed;
+	sem_t wake;
+	atomic_bool quit;
 	pthread_t thread;
 };
 
@@ -68,28 +74,40 @@ static void free_page(struct page *p)
 	free(p);
 }
 
+static void write_all(struct page *newest)
+{
+	struct page *oldest = NULL, *next;
+
+	for (struct page *p = newest; p; p = next) {
+		next = p->next;
+		p->next = oldest;
+		oldest = p;
+	}
+	for (struct page *p = oldest; p; p = next) {
+		next = p->next;
+		carry_out(p);
+		free_page(p);
+	}
+}
+
 static void *scribe_thread(void *arg)
 {
 	struct scribe *s = arg;
 
-	pthread_mutex_lock(&s->lock);
-	while (s->first || !s->quit) {
-		struct page *p = s->first;
+	for (;;) {
+		struct page *pages;
+		bool quit;
 
-		if (!p) {
-			pthread_cond_wait(&s->wake, &s->lock);
-			continue;
-		}
-		s->first = p->next;
-		if (!s->first)
-			s->end = &s->first;
-		pthread_mutex_unlock(&s->lock);
-		carry_out(p);
-		free_page(p);
-		pthread_mutex_lock(&s->lock);
+		while (sem_wait(&s->wake))
+			;
+		/* First: nothing is handed over after it was set. */
+		quit = atomic_load_explicit(&s->quit, memory_order_acquire);
+		pages = atomic_exchange_explicit(&s->handed, NULL, memory_order_acquire);
+		if (!pages && quit)
+			return NULL;
+		fault_point("scribe");
+		write_all(pages);
 	}
-	pthread_mutex_unlock(&s->lock);
-	return NULL;
 }
 
 int scribe_open(struct scribe **out)
@@ -99,11 +117,10 @@ int scribe_open(struct scribe **out)
 
 	if (!s)
 		return -ENOMEM;
-	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->wake, NULL);
-	s->end = &s->first;
+	sem_init(&s->wake, 0, 0);
 	err = -pthread_create(&s->thread, NULL, scribe_thread, s);
 	if (err) {
+		sem_destroy(&s->wake);
 		free(s);
 		return err;
 	}
@@ -116,13 +133,11 @@ void scribe_close(struct scribe *s)
 {
 	if (!s)
 		return;
-	pthread_mutex_lock(&s->lock);
-	s->quit = true;
-	pthread_cond_signal(&s->wake);
-	pthread_mutex_unlock(&s->lock);
+	/* Pairs with the acquire in scribe_thread(): it sees all that was handed over. */
+	atomic_store_explicit(&s->quit, true, memory_order_release);
+	sem_post(&s->wake);
 	pthread_join(s->thread, NULL);
-	pthread_cond_destroy(&s->wake);
-	pthread_mutex_destroy(&s->lock);
+	sem_destroy(&s->wake);
 	free(s);
 }
 
@@ -140,11 +155,11 @@ static void take(struct scribe *s, const char *path, char *text, bool replaces)
 		notice_report("%s cannot be written: out of memory; no guest is concerned", path);
 		return;
 	}
-	pthread_mutex_lock(&s->lock);
-	*s->end = p;
-	s->end = &p->next;
-	pthread_cond_signal(&s->wake);
-	pthread_mutex_unlock(&s->lock);
+	p->next = atomic_load_explicit(&s->handed, memory_order_relaxed);
+	while (!atomic_compare_exchange_weak_explicit(&s->handed, &p->next, p, memory_order_release,
+						      memory_order_relaxed))
+		;
+	sem_post(&s->wake);
 }
 
 /** scribe_append() - takes @text over */

@@ -29,7 +29,8 @@ static const char usage[] =
 	"\n"
 	"  list                     the VMs known here\n"
 	"  migrate VM ADDRESS       move VM to the vmferryd at tcp:HOST:PORT or unix:PATH\n"
-	"  status [VM]              the running or last migration of VM, or of all\n"
+	"  status [VM]              the running or last migration of VM, or of all; without VM also how long\n"
+	"                           the daemon's loop was ever kept from the next guest\n"
 	"  cancel VM                call its migration off; the guest stays here\n"
 	"  events                   follow what happens, one JSON object a line\n"
 	"  resolve VM               a guest held after a lost GO: --gone (it runs there; never\n"
@@ -127,13 +128,30 @@ static int print_status(struct client *c, const char *vm)
 	return EXIT_OK;
 }
 
+static double ms(const json_t *span, const char *key)
+{
+	return (double)json_integer_value(json_object_get(span, key)) / 1e3;
+}
+
+/* A daemon without query-loop has nothing to print. */
+static void print_loop(struct client *c)
+{
+	json_t *error, *answer = client_ask(c, "query-loop", NULL, &error);
+	const json_t *span = json_object_get(answer, "since-start");
+
+	if (span)
+		printf("loop: 99.9th percentile %.1f ms, worst %.1f ms (%s)\n", ms(span, "p99.9-us"),
+		       ms(span, "worst-us"), json_string_value(json_object_get(span, "worst")));
+	json_decref(answer);
+	json_decref(error);
+}
+
 static int do_status(struct client *c, struct cli *o, char **args)
 {
 	json_t *error, *list, *v;
 	int code = EXIT_OK;
 	size_t i;
 
-	(void)o;
 	if (args[0])
 		return print_status(c, args[0]);
 	list = client_ask(c, "query-vms", NULL, &error);
@@ -143,6 +161,8 @@ static int do_status(struct client *c, struct cli *o, char **args)
 		if (!code)
 			code = print_status(c, json_string_value(json_object_get(v, "name")));
 	json_decref(list);
+	if (!code && !o->as_json)
+		print_loop(c);
 	return code;
 }
 

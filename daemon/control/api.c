@@ -3,8 +3,7 @@
  * The control socket, in QMP's manner: greeting, capabilities, one JSON object a line,
  * answers with the id they were asked with, and events.
  *
- * Theory of operation: a client that sends too long a line or does not read its answers
- * is disconnected; nobody else waits for it.
+ * Connections, turns and queues are api_client.c's; here are the commands.
  */
 #include "api.h"
 
@@ -13,34 +12,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "api_client.h"
+#include "base/deadline.h"
 #include "base/error.h"
 #include "peer/address.h"
 #include "report.h"
 
-#define MAX_LINE 65536
-#define MAX_QUEUED (4 << 20)
-
-struct client {
-	struct api *api;
-	struct loop_source source;
-	struct client *next;
-	bool may_command;
-	char in[MAX_LINE];
-	size_t in_len;
-	char *out;
-	size_t out_len;
-	bool doomed;
-};
-
 struct api {
 	struct ferry *f;
-	struct loop_source source;
-	struct client *clients;
+	struct api_clients *clients;
 	struct migration_params params;
 };
 
@@ -51,79 +33,35 @@ struct command {
 
 /* ---- sending ---- */
 
-static void flush(struct client *c)
+static void say(struct api_client *c, json_t *j)
 {
-	while (c->out_len) {
-		ssize_t n = send(c->source.fd, c->out, c->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER);
 
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0) {
-			if (errno != EAGAIN)
-				c->doomed = true;
-			else
-				loop_modify(c->api->f->loop, &c->source, EPOLLIN | EPOLLOUT);
-			return;
-		}
-		c->out_len -= (size_t)n;
-		memmove(c->out, c->out + n, c->out_len);
-	}
-	loop_modify(c->api->f->loop, &c->source, EPOLLIN);
-}
-
-static void say(struct client *c, json_t *j)
-{
-	char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER), *out;
-	size_t len = text ? strlen(text) : 0;
-
-	if (!text || c->out_len + len + 2 > MAX_QUEUED) {
-		c->doomed = true;
-	} else if ((out = realloc(c->out, c->out_len + len + 2))) {
-		c->out = out;
-		memcpy(c->out + c->out_len, text, len);
-		memcpy(c->out + c->out_len + len, "\r\n", 2);
-		c->out_len += len + 2;
-		flush(c);
-	}
+	api_client_say(c, text ? text : "{\"error\":{\"class\":\"GenericError\",\"desc\":\"out of memory\"}}");
 	free(text);
 	json_decref(j);
-}
-
-static void free_client(struct client *c)
-{
-	for (struct client **p = &c->api->clients; *p; p = &(*p)->next)
-		if (*p == c) {
-			*p = c->next;
-			break;
-		}
-	loop_remove(c->api->f->loop, &c->source);
-	close(c->source.fd);
-	free(c->out);
-	free(c);
 }
 
 static void emit(struct ferry *f, const char *vm, const char *event, const char *detail)
 {
 	struct api *a = f->api;
 	struct timespec ts;
+	json_t *d, *j;
+	char *text;
 
 	if (!a)
 		return;
 	clock_gettime(CLOCK_REALTIME, &ts);
-	for (struct client *c = a->clients; c; c = c->next) {
-		json_t *d = json_pack("{s:s}", "vm", vm);
-
-		if (!c->may_command) {
-			json_decref(d);
-			continue;
-		}
-		if (detail)
-			json_object_set_new(d, !strcmp(event, "MIGRATION") ? "status" : "detail",
-					    json_string(detail));
-		say(c, json_pack("{s:s, s:o, s:{s:I, s:I}}", "event", event, "data", d, "timestamp",
-				 "seconds", (json_int_t)ts.tv_sec, "microseconds",
-				 (json_int_t)(ts.tv_nsec / 1000)));
-	}
+	d = json_pack("{s:s}", "vm", vm);
+	if (detail)
+		json_object_set_new(d, !strcmp(event, "MIGRATION") ? "status" : "detail", json_string(detail));
+	j = json_pack("{s:s, s:o, s:{s:I, s:I}}", "event", event, "data", d, "timestamp", "seconds",
+		      (json_int_t)ts.tv_sec, "microseconds", (json_int_t)(ts.tv_nsec / 1000));
+	text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER);
+	if (text)
+		api_clients_tell(a->clients, text);
+	free(text);
+	json_decref(j);
 }
 
 /* ---- arguments ---- */
@@ -352,6 +290,20 @@ static json_t *cmd_query_version(struct api *a, json_t *args, char *why, size_t 
 	return json_pack("{s:s}", "vmferry", VMFERRY_RELEASE);
 }
 
+static json_t *cmd_query_loop(struct api *a, json_t *args, char *why, size_t len)
+{
+	struct loop_times *t = loop_times(a->f->loop);
+	json_t *reset = json_object_get(args, "reset"), *j;
+	bool is_reset = false;
+
+	if (reset && !take_bool(reset, "reset", &is_reset, why, len))
+		return NULL;
+	j = report_loop(t, now_ns());
+	if (is_reset)
+		loop_times_restart(t, now_ns());
+	return j;
+}
+
 static json_t *cmd_query_commands(struct api *a, json_t *args, char *why, size_t len);
 
 static const struct command commands[] = {
@@ -362,6 +314,7 @@ static const struct command commands[] = {
 	{ "query-migrate", cmd_query_migrate },
 	{ "query-vms", cmd_query_vms },
 	{ "query-blackouts", cmd_query_blackouts },
+	{ "query-loop", cmd_query_loop },
 	{ "query-version", cmd_query_version },
 	{ "query-commands", cmd_query_commands },
 	{ "resolve", cmd_resolve },
@@ -382,7 +335,7 @@ static json_t *cmd_query_commands(struct api *a, json_t *args, char *why, size_t
 	return list;
 }
 
-static void answer(struct client *c, json_t *id, json_t *result, const char *class, const char *why)
+static void answer(struct api_client *c, json_t *id, json_t *result, const char *class, const char *why)
 {
 	json_t *j = result ? json_pack("{s:o}", "return", result) :
 			     json_pack("{s:{s:s, s:s}}", "error", "class", class, "desc", why);
@@ -392,96 +345,56 @@ static void answer(struct client *c, json_t *id, json_t *result, const char *cla
 	say(c, j);
 }
 
-static void take_line(struct client *c, const char *line, size_t line_len)
+static void run_command(struct api *a, struct api_client *c, json_t *id, const char *name, json_t *args)
+{
+	char why[512] = "it failed";
+	size_t i;
+
+	for (i = 0; i < NR_COMMANDS && strcmp(commands[i].name, name); i++)
+		;
+	if (i == NR_COMMANDS) {
+		snprintf(why, sizeof(why), "The command %.64s has not been found", name);
+		answer(c, id, NULL, "CommandNotFound", why);
+	} else {
+		answer(c, id, commands[i].run(a, args, why, sizeof(why)), "GenericError", why);
+	}
+}
+
+static void take_line(void *owner, struct api_client *c, const char *line, size_t line_len)
 {
 	json_t *j = json_loadb(line, line_len, 0, NULL), *id = json_object_get(j, "id");
 	const char *name = json_string_value(json_object_get(j, "execute"));
 	json_t *args = json_object_get(j, "arguments"), *none = json_object();
-	char why[512] = "it failed";
-	size_t i;
 
 	if (!json_is_object(j) || !name || (args && !json_is_object(args))) {
 		answer(c, id, NULL, "GenericError", "expected {\"execute\": NAME, \"arguments\": {...}}");
 	} else if (!strcmp(name, "qmp_capabilities")) {
-		c->may_command = true;
+		api_client_listens(c);
 		answer(c, id, json_object(), NULL, NULL);
-	} else if (!c->may_command) {
+	} else if (!api_client_is_listening(c)) {
 		answer(c, id, NULL, "CommandNotFound", "say qmp_capabilities first");
 	} else {
-		for (i = 0; i < NR_COMMANDS && strcmp(commands[i].name, name); i++)
-			;
-		if (i == NR_COMMANDS) {
-			snprintf(why, sizeof(why), "The command %.64s has not been found", name);
-			answer(c, id, NULL, "CommandNotFound", why);
-		} else {
-			json_t *r = commands[i].run(c->api, args ? args : none, why, sizeof(why));
-
-			answer(c, id, r, "GenericError", why);
-		}
+		run_command(owner, c, id, name, args ? args : none);
 	}
 	json_decref(none);
 	json_decref(j);
 }
 
-static void client_ready(struct loop_source *s, uint32_t events)
+static void greet(void *owner, struct api_client *c)
 {
-	struct client *c = s->owner;
-	char *end;
-	ssize_t n;
-
-	if (events & EPOLLOUT)
-		flush(c);
-	n = recv(s->fd, c->in + c->in_len, sizeof(c->in) - c->in_len, MSG_DONTWAIT);
-	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR) || c->doomed) {
-		free_client(c);
-		return;
-	}
-	if (n < 0)
-		return;
-	c->in_len += (size_t)n;
-	while (!c->doomed && (end = memchr(c->in, '\n', c->in_len))) {
-		size_t len = (size_t)(end - c->in);
-
-		if (len > 1)
-			take_line(c, c->in, len);
-		c->in_len -= len + 1;
-		memmove(c->in, end + 1, c->in_len);
-	}
-	if (c->doomed || c->in_len == sizeof(c->in))
-		free_client(c);
+	(void)owner;
+	say(c, json_pack("{s:{s:{s:{s:s}}, s:[]}}", "QMP", "version", "vmferry", "release", VMFERRY_RELEASE,
+			 "capabilities"));
 }
 
-static void accept_ready(struct loop_source *s, uint32_t events)
-{
-	struct api *a = s->owner;
-	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct client *c = fd >= 0 ? calloc(1, sizeof(*c)) : NULL;
-
-	(void)events;
-	if (!c) {
-		if (fd >= 0)
-			close(fd);
-		return;
-	}
-	c->api = a;
-	c->source = (struct loop_source){ fd, client_ready, c };
-	if (loop_add(a->f->loop, &c->source, EPOLLIN)) {
-		close(fd);
-		free(c);
-		return;
-	}
-	c->next = a->clients;
-	a->clients = c;
-	say(c, json_pack("{s:{s:{s:{s:s}}, s:[]}}", "QMP", "version", "vmferry", "release",
-			 VMFERRY_RELEASE, "capabilities"));
-}
+static const struct api_client_ops client_ops = { greet, take_line };
 
 /** api_listen() - serve the control socket at @path */
 int api_listen(struct ferry *f, const char *path)
 {
 	struct api *a = calloc(1, sizeof(*a));
 	char uri[256], why[160];
-	int fd;
+	int fd, err;
 
 	if (!a)
 		return -ENOMEM;
@@ -494,12 +407,17 @@ int api_listen(struct ferry *f, const char *path)
 	}
 	a->f = f;
 	a->params = migration_default_params;
-	a->source = (struct loop_source){ fd, accept_ready, a };
+	err = api_clients_open(f->loop, fd, &client_ops, a, &a->clients);
+	if (err) {
+		free(a);
+		return err;
+	}
 	f->api = a;
 	f->emit = emit;
-	return loop_add(f->loop, &a->source, EPOLLIN);
+	return 0;
 }
 
+/** api_stop() - serve no more */
 void api_stop(struct ferry *f)
 {
 	struct api *a = f->api;
@@ -507,9 +425,6 @@ void api_stop(struct ferry *f)
 	if (!a)
 		return;
 	f->api = NULL;
-	loop_remove(f->loop, &a->source);
-	close(a->source.fd);
-	while (a->clients)
-		free_client(a->clients);
+	api_clients_close(a->clients);
 	free(a);
 }

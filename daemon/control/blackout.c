@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/limited.h"
 
 #define KEPT 1000
 #define SLOT_NONE (-1)
@@ -190,7 +191,7 @@ int blackout_watch(struct blackouts *b, int pid)
 	int slot = b->probe ? probe_watch(b->probe, pid) : SLOT_NONE;
 
 	if (b->probe && slot < 0)
-		notice_report("the probe cannot watch process %d: %s", pid, strerror(-slot));
+		limited_notice(LIMITED_INCOMING, "the probe cannot watch process %d: %s", pid, strerror(-slot));
 	return slot < 0 ? SLOT_NONE : slot;
 }
 

@@ -19,47 +19,79 @@
  *
  * The entries that are still open are kept, and the last CLOSED_KEPT closed ones, for
  * peers that ask late.
+ *
+ * The loop and the thread share no lock: a thread that is preempted while it holds one stops
+ * the loop, and with it every guest that stands still.
+ *
+ *   loop:    record(), journal_sync() -> stack "handed" -> semaphore
+ *   thread:  takes the whole stack -> lines to the journal -> one sync for all questions
+ *            -> stack "finished" -> event
+ *   loop:    event -> takes the whole stack -> synced() of each question
+ *
+ * A job is pushed with release and taken with acquire; the thread pushes the last answer
+ * before it raises the event. What synced() calls is the loop's alone: the thread never
+ * reads it, so journal_forget() may change it at any time.
+ *
+ * The marks are preallocated and locked in memory, so that a decision costs one write
+ * without an allocation and without a page that was swapped out. What is not written yet
+ * reads as zeros. More is preallocated before a sync is answered, never in a blackout.
  */
 #include "journal.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/fault.h"
 
 #define CLOSED_KEPT 256
+#define MARKS_AHEAD (64 << 10) /* bytes preallocated at a time, some 500 lines */
 
-struct waiter {
+/**
+ * struct job - what the loop hands to the thread
+ * @next: of the list it is in: handed, unwritten, or finished
+ * @is_question: answered once all lines before it are on the disk; else it is a line
+ * @line: a copy
+ * @err: the answer; the thread writes it before the job is finished
+ * @synced, @arg, @next_asked: of a question; the loop's alone
+ */
+struct job {
+	struct job *next;
+	bool is_question;
+	struct journal_entry line;
+	int err;
 	void (*synced)(void *arg, int err);
 	void *arg;
-	struct waiter *next;
-};
-
-struct line {
-	struct journal_entry entry; /* a copy */
-	struct line *next;
+	struct job *next_asked;
 };
 
 struct journal {
-	int fd;	      /* the journal; the thread's once it is up */
-	int marks_fd; /* the marks; the loop's */
 	char *path;
-	struct journal_entry *entries; /* newest first */
+	_Atomic(struct job *) handed, finished;
+	sem_t wake;
+	atomic_bool quit;
 	pthread_t thread;
 	bool thread_is_up;
-	pthread_mutex_t lock;
-	pthread_cond_t wake;
-	struct line *lines, **lines_end;	 /* not yet in the journal; @lock */
-	struct line *unwritten; /* nor could they be written: no sync succeeds before they are; the thread's */
-	struct waiter *asked, *syncing, *synced; /* @lock */
-	int sync_error;		       /* @lock */
-	bool quit;		       /* @lock */
 	struct loop_event event;
+	/* The loop's: */
+	struct journal_entry *entries; /* newest first */
+	struct job *asked;	       /* questions without an answer, newest first */
+	int marks_fd;
+	_Atomic off_t marks_at; /* where the next line goes; the thread reads it */
+	/* The thread's once it is up: */
+	int fd;
+	struct job *unwritten; /* oldest first: no sync succeeds before they are written */
+	off_t marks_room;
+	void *marks_map; /* only to keep it in memory */
+	size_t marks_map_len;
 };
 
 static const char *const marks[] = { "", "begun", "go", "done", "never" };
@@ -75,16 +107,21 @@ static void hex(const uint8_t id[16], char text[33])
 		sprintf(text + i * 2, "%02x", id[i]);
 }
 
-static int write_entry(int fd, const struct journal_entry *e)
+static int format_line(char *line, size_t room, const struct journal_entry *e)
 {
-	char line[512], id[33];
-	off_t begin;
-	int n, err;
+	char id[33];
 
 	hex(e->id, id);
-	n = snprintf(line, sizeof(line), "%s %s %s %s %s\n", marks[e->mark], id,
-		     e->is_source ? "source" : "destination", e->peer[0] ? e->peer : "-", e->vm);
-	begin = lseek(fd, 0, SEEK_END);
+	return snprintf(line, room, "%s %s %s %s %s\n", marks[e->mark], id, e->is_source ? "source" : "destination",
+			e->peer[0] ? e->peer : "-", e->vm);
+}
+
+static int write_entry(int fd, const struct journal_entry *e)
+{
+	char line[512];
+	int n = format_line(line, sizeof(line), e), err;
+	off_t begin = lseek(fd, 0, SEEK_END);
+
 	errno = ENOSPC; /* of a short write */
 	if (write(fd, line, (size_t)n) == n)
 		return 0;
@@ -92,6 +129,29 @@ static int write_entry(int fd, const struct journal_entry *e)
 	/* A torn line would swallow the next one. */
 	if (begin >= 0 && ftruncate(fd, begin))
 		error_report("journal: a line that did not fit cannot be taken back: %s", strerror(errno));
+	return err;
+}
+
+/* One write into what is preallocated; a line that did not fit is overwritten by the next one. */
+static int write_mark(struct journal *j, const struct journal_entry *e)
+{
+	off_t at = atomic_load_explicit(&j->marks_at, memory_order_relaxed);
+	char line[512];
+	int n = format_line(line, sizeof(line), e), err;
+	ssize_t done;
+
+	errno = ENOSPC; /* of a short write */
+	done = pwrite(j->marks_fd, line, (size_t)n, at);
+	if (done == n) {
+		atomic_store_explicit(&j->marks_at, at + n, memory_order_relaxed);
+		return 0;
+	}
+	err = -errno;
+	if (done > 0) {
+		memset(line, 0, (size_t)done);
+		if (pwrite(j->marks_fd, line, (size_t)done, at) != done)
+			error_report("marks: a line that did not fit cannot be taken back: %s", strerror(errno));
+	}
 	return err;
 }
 
@@ -185,90 +245,152 @@ static int rewrite(struct journal *j)
 	return err;
 }
 
-/* In order, up to the first that cannot be written: that one and what follows stay in @lines. */
-static int write_lines(struct journal *j, struct line **lines)
+static void unlock_marks(struct journal *j)
 {
-	while (*lines) {
-		struct line *l = *lines;
-		int err = write_entry(j->fd, &l->entry);
+	if (j->marks_map)
+		munmap(j->marks_map, j->marks_map_len);
+	j->marks_map = NULL;
+}
+
+/* Room for marks: a wish, for a line that finds none is written nevertheless. */
+static void preallocate_marks(struct journal *j)
+{
+	off_t at = atomic_load_explicit(&j->marks_at, memory_order_relaxed), room = j->marks_room + MARKS_AHEAD;
+	void *map;
+
+	/* Not posix_fallocate(): where it cannot preallocate, it writes, and the loop may write just there. */
+	if (at + MARKS_AHEAD / 2 < j->marks_room || fallocate(j->marks_fd, 0, 0, room))
+		return;
+	map = mmap(NULL, (size_t)room, PROT_READ, MAP_SHARED, j->marks_fd, 0);
+	if (map != MAP_FAILED) {
+		mlock(map, (size_t)room); /* no page of it is swapped out from here on */
+		unlock_marks(j);
+		j->marks_map = map;
+		j->marks_map_len = (size_t)room;
+	}
+	j->marks_room = room;
+}
+
+static void push(_Atomic(struct job *) *stack, struct job *job)
+{
+	struct job *top = atomic_load_explicit(stack, memory_order_relaxed);
+
+	do
+		job->next = top;
+	while (!atomic_compare_exchange_weak_explicit(stack, &top, job, memory_order_release, memory_order_relaxed));
+}
+
+/* All of it, the oldest first. */
+static struct job *take_all(_Atomic(struct job *) *stack)
+{
+	struct job *job = atomic_exchange_explicit(stack, NULL, memory_order_acquire), *oldest = NULL;
+
+	while (job) {
+		struct job *next = job->next;
+
+		job->next = oldest;
+		oldest = job;
+		job = next;
+	}
+	return oldest;
+}
+
+/* In order, up to the first that cannot be written: that one and what follows stay. */
+static int write_lines(struct journal *j)
+{
+	while (j->unwritten) {
+		struct job *l = j->unwritten;
+		int err = write_entry(j->fd, &l->line);
 
 		if (err)
 			return err;
-		*lines = l->next;
+		j->unwritten = l->next;
 		free(l);
 	}
 	return 0;
 }
 
-/* The new ones behind those that could not be written before. */
-static void take_lines_locked(struct journal *j)
+/* Lines go behind those that could not be written before; Return: the questions, in order. */
+static struct job *keep_lines(struct journal *j, struct job *jobs)
 {
-	struct line **end = &j->unwritten;
+	struct job *questions = NULL, **asked = &questions, **unwritten = &j->unwritten, *next;
 
-	while (*end)
-		end = &(*end)->next;
-	*end = j->lines;
-	j->lines = NULL;
-	j->lines_end = &j->lines;
+	while (*unwritten)
+		unwritten = &(*unwritten)->next;
+	for (; jobs; jobs = next) {
+		struct job ***end = jobs->is_question ? &asked : &unwritten;
+
+		next = jobs->next;
+		jobs->next = NULL;
+		**end = jobs;
+		*end = &jobs->next;
+	}
+	return questions;
+}
+
+static void carry_out(struct journal *j, struct job *jobs)
+{
+	struct job *questions = keep_lines(j, jobs), *next;
+	int err = write_lines(j);
+
+	if (err)
+		error_report("journal %s: %s; no guest is moved until there is room; guests are not "
+			     "touched by this", j->path, strerror(-err));
+	if (!questions)
+		return;
+	fault_point("journal-sync");
+	if (fdatasync(j->fd) && !err)
+		err = -errno;
+	preallocate_marks(j);
+	for (; questions; questions = next) {
+		next = questions->next;
+		questions->err = err;
+		push(&j->finished, questions);
+	}
+	loop_event_raise(&j->event);
 }
 
 static void *sync_thread(void *arg)
 {
 	struct journal *j = arg;
 
-	pthread_mutex_lock(&j->lock);
-	while (!j->quit) {
-		struct waiter *mine = j->asked;
-		int err;
+	for (;;) {
+		struct job *jobs;
+		bool quit;
 
-		if (!mine && !j->lines) {
-			pthread_cond_wait(&j->wake, &j->lock);
-			continue;
-		}
-		take_lines_locked(j);
-		j->asked = NULL;
-		j->syncing = mine; /* journal_forget() may still strike one out */
-		pthread_mutex_unlock(&j->lock);
-		err = write_lines(j, &j->unwritten);
-		if (err)
-			error_report("journal %s: %s; no guest is moved until there is room; guests are not "
-				     "touched by this", j->path, strerror(-err));
-		if (mine && fdatasync(j->fd) && !err)
-			err = -errno;
-		pthread_mutex_lock(&j->lock);
-		j->sync_error = err;
-		j->syncing = NULL;
-		while (mine) {
-			struct waiter *w = mine;
-
-			mine = w->next;
-			w->next = j->synced;
-			j->synced = w;
-		}
-		loop_event_raise(&j->event);
+		while (sem_wait(&j->wake))
+			;
+		/* First: nothing is handed over after it was set. */
+		quit = atomic_load_explicit(&j->quit, memory_order_acquire);
+		jobs = take_all(&j->handed);
+		if (jobs)
+			carry_out(j, jobs);
+		else if (quit)
+			return NULL;
 	}
-	pthread_mutex_unlock(&j->lock);
-	return NULL;
+}
+
+static void strike_off(struct journal *j, struct job *question)
+{
+	struct job **p = &j->asked;
+
+	while (*p != question)
+		p = &(*p)->next_asked;
+	*p = question->next_asked;
 }
 
 static void on_synced(void *owner)
 {
 	struct journal *j = owner;
-	struct waiter *w;
-	int err;
+	struct job *next;
 
-	for (;;) {
-		pthread_mutex_lock(&j->lock);
-		w = j->synced;
-		if (w)
-			j->synced = w->next;
-		err = j->sync_error;
-		pthread_mutex_unlock(&j->lock);
-		if (!w)
-			return;
-		if (w->synced)
-			w->synced(w->arg, err);
-		free(w);
+	for (struct job *q = take_all(&j->finished); q; q = next) {
+		next = q->next;
+		/* Still among @asked: what an answer before it has ended, journal_forget() strikes out. */
+		if (q->synced)
+			q->synced(q->arg, q->err);
+		strike_off(j, q);
+		free(q);
 	}
 }
 
@@ -283,7 +405,7 @@ static void read_file(struct journal *j, const char *path)
 		fclose(f);
 }
 
-/** journal_open() - @path: on a disk; @marks: on a tmpfs; both are read, then appended to */
+/** journal_open() - @path: on a disk; @marks_path: on a tmpfs; both are read, then appended to */
 int journal_open(struct loop *l, const char *path, const char *marks_path, struct journal **out)
 {
 	struct journal *j = calloc(1, sizeof(*j));
@@ -292,19 +414,19 @@ int journal_open(struct loop *l, const char *path, const char *marks_path, struc
 	if (!j)
 		return -ENOMEM;
 	j->fd = j->marks_fd = -1;
-	j->lines_end = &j->lines;
-	pthread_mutex_init(&j->lock, NULL);
-	pthread_cond_init(&j->wake, NULL);
+	sem_init(&j->wake, 0, 0);
 	j->path = strdup(path);
 	read_file(j, path);
 	read_file(j, marks_path);
 	err = j->path ? rewrite(j) : -ENOMEM;
 	if (!err) {
-		j->marks_fd = open(marks_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+		j->marks_fd = open(marks_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 		err = j->marks_fd < 0 ? -errno : 0;
 	}
-	if (!err)
+	if (!err) {
+		preallocate_marks(j);
 		err = loop_event_init(&j->event, l, on_synced, j);
+	}
 	if (!err)
 		err = -pthread_create(&j->thread, NULL, sync_thread, j);
 	if (err) {
@@ -316,14 +438,14 @@ int journal_open(struct loop *l, const char *path, const char *marks_path, struc
 	return 0;
 }
 
+/** journal_close() - writes what is left; questions are not answered any more; NULL is fine */
 void journal_close(struct journal *j)
 {
 	if (!j)
 		return;
-	pthread_mutex_lock(&j->lock);
-	j->quit = true;
-	pthread_cond_signal(&j->wake);
-	pthread_mutex_unlock(&j->lock);
+	/* Pairs with the acquire in sync_thread(): it sees all that was handed over. */
+	atomic_store_explicit(&j->quit, true, memory_order_release);
+	sem_post(&j->wake);
 	if (j->thread_is_up)
 		pthread_join(j->thread, NULL);
 	loop_event_fini(&j->event);
@@ -333,48 +455,46 @@ void journal_close(struct journal *j)
 		j->entries = e->next;
 		free(e);
 	}
-	for (struct waiter *lists[] = { j->asked, j->synced }, **p = lists; p < lists + 2; p++)
-		while (*p) {
-			struct waiter *w = *p;
+	while (j->asked) {
+		struct job *q = j->asked;
 
-			*p = w->next;
-			free(w);
-		}
-	take_lines_locked(j); /* nobody else is left */
-	if (j->fd >= 0)
-		write_lines(j, &j->unwritten);
+		j->asked = q->next_asked;
+		free(q);
+	}
 	while (j->unwritten) {
-		struct line *l = j->unwritten;
+		struct job *l = j->unwritten;
 
 		j->unwritten = l->next;
 		free(l);
 	}
+	unlock_marks(j);
 	if (j->fd >= 0)
 		close(j->fd);
 	if (j->marks_fd >= 0)
 		close(j->marks_fd);
-	pthread_cond_destroy(&j->wake);
-	pthread_mutex_destroy(&j->lock);
+	sem_destroy(&j->wake);
 	free(j->path);
 	free(j);
+}
+
+static void hand_over(struct journal *j, struct job *job)
+{
+	push(&j->handed, job);
+	sem_post(&j->wake);
 }
 
 /* To the marks now, to the journal soon. */
 static int record(struct journal *j, const struct journal_entry *e)
 {
-	struct line *l = calloc(1, sizeof(*l));
-	int err = l ? write_entry(j->marks_fd, e) : -ENOMEM;
+	struct job *l = calloc(1, sizeof(*l));
+	int err = l ? write_mark(j, e) : -ENOMEM;
 
 	if (err) {
 		free(l);
 		return err;
 	}
-	l->entry = *e;
-	pthread_mutex_lock(&j->lock);
-	*j->lines_end = l;
-	j->lines_end = &l->next;
-	pthread_cond_signal(&j->wake);
-	pthread_mutex_unlock(&j->lock);
+	l->line = *e;
+	hand_over(j, l);
 	return 0;
 }
 
@@ -411,34 +531,30 @@ int journal_note(struct journal *j, const uint8_t id[16], enum journal_mark mark
 	return err;
 }
 
-/** journal_sync() - call @synced on the loop once all written so far is on disk */
+/** journal_sync() - call @synced on the loop once all written so far is on disk; NULL: nobody waits */
 void journal_sync(struct journal *j, void (*synced)(void *arg, int err), void *arg)
 {
-	struct waiter *w = calloc(1, sizeof(*w));
+	struct job *q = calloc(1, sizeof(*q));
 
-	if (!w) {
-		synced(arg, -ENOMEM);
+	if (!q) {
+		if (synced)
+			synced(arg, -ENOMEM);
 		return;
 	}
-	w->synced = synced;
-	w->arg = arg;
-	pthread_mutex_lock(&j->lock);
-	w->next = j->asked;
-	j->asked = w;
-	pthread_cond_signal(&j->wake);
-	pthread_mutex_unlock(&j->lock);
+	q->is_question = true;
+	q->synced = synced;
+	q->arg = arg;
+	q->next_asked = j->asked;
+	j->asked = q;
+	hand_over(j, q);
 }
 
 /** journal_forget() - @arg is about to be freed: its answers are dropped */
-void journal_forget(struct journal *j, void *arg)
+void journal_forget(struct journal *j, const void *arg)
 {
-	pthread_mutex_lock(&j->lock);
-	for (struct waiter *lists[] = { j->asked, j->syncing, j->synced }, **p = lists;
-	     p < lists + 3; p++)
-		for (struct waiter *w = *p; w; w = w->next)
-			if (w->arg == arg)
-				w->synced = NULL;
-	pthread_mutex_unlock(&j->lock);
+	for (struct job *q = j->asked; q; q = q->next_asked)
+		if (q->arg == arg)
+			q->synced = NULL;
 }
 
 struct journal_entry *journal_find(struct journal *j, const uint8_t id[16])

@@ -37,7 +37,7 @@ int journal_begin(struct journal *j, const uint8_t id[16], const char *vm, bool 
 		  const char *peer);
 int journal_note(struct journal *j, const uint8_t id[16], enum journal_mark mark);
 void journal_sync(struct journal *j, void (*synced)(void *arg, int err), void *arg);
-void journal_forget(struct journal *j, void *arg);
+void journal_forget(struct journal *j, const void *arg);
 struct journal_entry *journal_find(struct journal *j, const uint8_t id[16]);
 struct journal_entry *journal_open_entry(struct journal *j, const char *vm, bool is_source);
 

@@ -169,3 +169,26 @@ json_t *report_params(const struct migration_params *p)
 			 (int)p->progress_timeout_s, "timeout-action",
 			 migration_timeout_action_name(p->timeout_action), "throttle", p->throttle, "switchover-max-tries", (int)p->max_tries);
 }
+
+/* Rounded up: what is not zero does not read as zero. */
+static json_int_t us_up(uint64_t ns)
+{
+	return (json_int_t)((ns + 999) / 1000);
+}
+
+static json_t *loop_span(const struct loop_span *s, uint64_t now_ns)
+{
+	return json_pack("{s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I}", "seconds",
+			 (double)(now_ns - s->since_ns) / 1e9, "callbacks", (json_int_t)s->count, "p50-us",
+			 us_up(loop_span_quantile(s, 500)), "p99-us", us_up(loop_span_quantile(s, 990)),
+			 "p99.9-us", us_up(loop_span_quantile(s, 999)), "worst-us", us_up(s->worst_ns),
+			 "worst-wait-us", us_up(s->worst_waited_ns), "worst", s->worst_name ? s->worst_name : "",
+			 "processor-wait-us", us_up(s->waited_ns));
+}
+
+/** report_loop() - what query-loop returns */
+json_t *report_loop(const struct loop_times *t, uint64_t now_ns)
+{
+	return json_pack("{s:o, s:o}", "since-start", loop_span(&t->all, now_ns), "since-reset",
+			 loop_span(&t->recent, now_ns));
+}

@@ -4,9 +4,11 @@
 
 #include <jansson.h>
 
+#include "base/loop_times.h"
 #include "migration.h"
 
 json_t *report_migration(struct migration *m);
 json_t *report_params(const struct migration_params *p);
+json_t *report_loop(const struct loop_times *t, uint64_t now_ns);
 
 #endif

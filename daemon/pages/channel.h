@@ -66,7 +66,7 @@ bool channel_send_is_done(struct channel_sender *c, int *err);
 void channel_send_abort(struct channel_sender *c);
 void channel_send_counters(const struct channel_sender *c, struct channel_counters *to);
 
-/* Receiving: one thread that places what comes until the connection ends. */
+/* Receiving: one thread that places what comes until the connection ends; see channel_recv.c for who calls what. */
 struct channel_receiver;
 struct channel_recv_config {
 	unsigned int index, nr_channels;
@@ -77,8 +77,10 @@ struct channel_recv_config {
 	uint64_t state_size;
 	struct loop_event *event; /* raised at each mark and at the end */
 };
-int channel_recv_open(int sock, const struct channel_recv_config *cfg,
-		      struct channel_receiver **out);
+int channel_recv_open(const struct channel_recv_config *cfg, struct channel_receiver **out);
+void channel_recv_connect(struct channel_receiver *c, int sock);
+bool channel_recv_is_connected(const struct channel_receiver *c);
+void channel_recv_end(struct channel_receiver *c);
 void channel_recv_close(struct channel_receiver *c);
 uint32_t channel_recv_mark(const struct channel_receiver *c, enum packet_mark mark);
 bool channel_recv_ended(const struct channel_receiver *c, int *err);

@@ -6,14 +6,25 @@
  * payload into a bounce buffer and unpacked from there. A mark is published (release)
  * only after everything before it is in place; the loop reads it (acquire) before it has
  * the state loaded, or tells the source that a round is in place.
+ *
+ *   channel_recv_open()     a work    the thread is made, and waits for its connection
+ *   channel_recv_connect()  the loop  the thread receives
+ *   channel_recv_end()      a work    the connection ends, and with it what the thread waits for
+ *   channel_recv_close()    a work    the thread is joined
+ *
+ * The loop makes no thread and joins none. It does not end a connection either: that waits
+ * while the thread is copying from the socket.
  */
 #include <errno.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "channel.h"
 #include "io.h"
 #include "packet.h"
@@ -25,7 +36,9 @@
 struct channel_receiver {
 	struct channel_recv_config cfg;
 	struct packet_limits limits;
-	int sock;
+	int sock;	 /* -1: none yet; the caller's until @wake is posted, read-only then */
+	bool is_awake;	 /* @wake was posted; the caller's */
+	sem_t wake;
 	struct channel_io *io;
 	struct page_codec *codec;
 	struct channel_counters counters;
@@ -126,6 +139,14 @@ static int recv_packet(struct channel_receiver *c)
 	return 0;
 }
 
+/* Its thread waits in the kernel, not in a loop. */
+static int begin(struct channel_receiver *c)
+{
+	if (ioctl(c->sock, FIONBIO, &(int){ 0 }))
+		return -errno;
+	return io_plain_open(c->sock, IDLE_TIMEOUT_MS, &c->io);
+}
+
 static void *recv_thread(void *arg)
 {
 	struct channel_receiver *c = arg;
@@ -134,28 +155,31 @@ static void *recv_thread(void *arg)
 
 	snprintf(name, sizeof(name), "recv%u", c->cfg.index);
 	pthread_setname_np(pthread_self(), name);
-	do {
+	while (sem_wait(&c->wake))
+		;
+	if (c->sock < 0)
+		return NULL; /* it never came */
+	err = begin(c);
+	while (!err)
 		err = recv_packet(c);
-	} while (!err);
+	fault_point("receiver-ends");
 	c->error = err;
 	__atomic_store_n(&c->ended, true, __ATOMIC_RELEASE);
 	loop_event_raise(c->cfg.event);
 	return NULL;
 }
 
-/** channel_recv_open() - takes over @sock, also on failure */
-int channel_recv_open(int sock, const struct channel_recv_config *cfg,
-		      struct channel_receiver **out)
+/** channel_recv_open() - a thread that waits for channel_recv_connect(); may block */
+int channel_recv_open(const struct channel_recv_config *cfg, struct channel_receiver **out)
 {
 	struct channel_receiver *c = calloc(1, sizeof(*c));
 	int err;
 
-	if (!c) {
-		close(sock);
+	if (!c)
 		return -ENOMEM;
-	}
 	c->cfg = *cfg;
-	c->sock = sock;
+	c->sock = -1;
+	sem_init(&c->wake, 0, 0);
 	c->limits = (struct packet_limits){ cfg->sizes, cfg->nr_regions, cfg->state_size,
 					    cfg->index, cfg->nr_channels };
 	c->bounce = malloc(PACKET_MAX_PAYLOAD);
@@ -163,9 +187,7 @@ int channel_recv_open(int sock, const struct channel_recv_config *cfg,
 			MAP_SHARED, cfg->state_fd, 0);
 	if (c->state == MAP_FAILED)
 		c->state = NULL;
-	err = c->bounce && c->state ? io_plain_open(sock, IDLE_TIMEOUT_MS, &c->io) : -ENOMEM;
-	if (!err)
-		err = page_codec_open(1, &c->codec);
+	err = c->bounce && c->state ? page_codec_open(1, &c->codec) : -ENOMEM;
 	if (!err)
 		err = -pthread_create(&c->thread, NULL, recv_thread, c);
 	if (err) {
@@ -177,11 +199,37 @@ int channel_recv_open(int sock, const struct channel_recv_config *cfg,
 	return 0;
 }
 
+/** channel_recv_connect() - @sock, taken over, is its connection; once, never blocks */
+void channel_recv_connect(struct channel_receiver *c, int sock)
+{
+	c->sock = sock;
+	c->is_awake = true;
+	sem_post(&c->wake);
+}
+
+bool channel_recv_is_connected(const struct channel_receiver *c)
+{
+	return c->sock >= 0;
+}
+
+/** channel_recv_end() - its thread ends soon; may block; NULL is fine */
+void channel_recv_end(struct channel_receiver *c)
+{
+	if (!c)
+		return;
+	if (c->sock >= 0)
+		shutdown(c->sock, SHUT_RDWR);
+	if (!c->is_awake)
+		sem_post(&c->wake);
+	c->is_awake = true;
+}
+
+/** channel_recv_close() - waits for its thread, frees; may block; NULL is fine */
 void channel_recv_close(struct channel_receiver *c)
 {
 	if (!c)
 		return;
-	shutdown(c->sock, SHUT_RDWR);
+	channel_recv_end(c);
 	if (c->thread_is_up)
 		pthread_join(c->thread, NULL);
 	io_close(c->io);
@@ -189,7 +237,9 @@ void channel_recv_close(struct channel_receiver *c)
 	if (c->state)
 		munmap(c->state, c->cfg.state_size ? c->cfg.state_size : 1);
 	free(c->bounce);
-	close(c->sock);
+	if (c->sock >= 0)
+		close(c->sock);
+	sem_destroy(&c->wake);
 	free(c);
 }
 

@@ -15,6 +15,7 @@ enum place_huge { PLACE_SMALL, PLACE_THP, PLACE_HUGETLB };
 struct place;
 
 int place_open(struct region *regions, unsigned int nr_regions, struct place **out);
+void place_cease(struct place *p);
 void place_close(struct place *p);
 enum place_huge place_huge_pages(const struct place *p);
 int place_ahead(struct place *p, unsigned int region, const uint8_t *blocks, uint64_t nr_blocks);

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* tcp:HOST:PORT (IPv4, names, [IPv6]) and unix:PATH, to connect to and to listen on. */
+/* tcp:HOST:PORT (IPv4, names, [IPv6]) and unix:PATH: the addresses behind them, and listening on them. */
 #include "address.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -47,101 +47,119 @@ void address_tune(int sock)
 	setsockopt(sock, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
 }
 
-static int connect_within(int sock, const struct sockaddr *sa, socklen_t len, unsigned int ms)
+static int unix_address(const char *path, struct address *to)
 {
-	struct pollfd p = { .fd = sock, .events = POLLOUT };
-	socklen_t err_len = sizeof(int);
-	int err = 0, n;
+	struct sockaddr_un *sa = (struct sockaddr_un *)&to->sa;
 
-	if (!connect(sock, sa, len))
-		return 0;
-	if (errno != EINPROGRESS && errno != EAGAIN)
-		return -errno;
-	do {
-		n = poll(&p, 1, (int)ms);
-	} while (n < 0 && errno == EINTR);
-	if (n == 0)
-		return -ETIMEDOUT;
-	if (getsockopt(sock, SOL_SOCKET, SO_ERROR, &err, &err_len))
-		return -errno;
-	return -err;
-}
-
-static int make_blocking(int sock)
-{
-	/* accept4() and socket() set it only for the connect. */
-	return ioctl(sock, FIONBIO, &(int){ 0 }) ? -errno : 0;
-}
-
-static int connect_unix(const char *path, unsigned int ms)
-{
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	CLEANUP_CLOSE int sock = -1;
-	int err;
-
-	if (strlen(path) >= sizeof(sa.sun_path))
+	if (strlen(path) >= sizeof(sa->sun_path))
 		return -ENAMETOOLONG;
-	strcpy(sa.sun_path, path);
-	sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (sock < 0)
-		return -errno;
-	err = connect_within(sock, (struct sockaddr *)&sa, sizeof(sa), ms);
-	if (!err)
-		err = make_blocking(sock);
-	return err ? err : take_fd(&sock);
+	*to = (struct address){ .sa.ss_family = AF_UNIX, .len = sizeof(*sa) };
+	strcpy(sa->sun_path, path);
+	snprintf(to->uri, sizeof(to->uri), "unix:%s", path);
+	return 0;
 }
 
-static int connect_tcp(const char *host, const char *port, unsigned int ms, char *why, size_t len)
+static bool is_listed(const struct address *list, unsigned int nr, const struct addrinfo *a)
+{
+	for (unsigned int i = 0; i < nr; i++)
+		if (list[i].len == a->ai_addrlen && !memcmp(&list[i].sa, a->ai_addr, a->ai_addrlen))
+			return true;
+	return false;
+}
+
+static void take_address(struct address *to, const struct addrinfo *a)
+{
+	char host[64], port[16];
+
+	*to = (struct address){ .len = a->ai_addrlen };
+	memcpy(&to->sa, a->ai_addr, a->ai_addrlen);
+	if (getnameinfo(a->ai_addr, a->ai_addrlen, host, sizeof(host), port, sizeof(port),
+			NI_NUMERICHOST | NI_NUMERICSERV))
+		strcpy(host, "?"), strcpy(port, "?");
+	snprintf(to->uri, sizeof(to->uri), a->ai_family == AF_INET6 ? "tcp:[%s]:%s" : "tcp:%s:%s", host, port);
+}
+
+static int tcp_addresses(const char *host, const char *port, struct address *list, char *why, size_t len)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG };
-	struct addrinfo *list, *a;
-	int err = getaddrinfo(host, port, &hints, &list);
+	struct addrinfo *found, *a;
+	int err = getaddrinfo(host, port, &hints, &found);
+	unsigned int nr = 0;
 
 	if (err) {
 		snprintf(why, len, "%s: %s", host, gai_strerror(err));
 		return -EHOSTUNREACH;
 	}
-	err = -EHOSTUNREACH;
-	for (a = list; a; a = a->ai_next) {
-		CLEANUP_CLOSE int sock = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC |
-						SOCK_NONBLOCK, 0);
+	for (a = found; a && nr < ADDRESS_MAX; a = a->ai_next)
+		if (a->ai_addrlen <= sizeof(list->sa) && !is_listed(list, nr, a))
+			take_address(&list[nr++], a);
+	freeaddrinfo(found);
+	address_alternate(list, nr);
+	return (int)nr;
+}
 
-		if (sock < 0)
-			continue;
-		err = connect_within(sock, a->ai_addr, a->ai_addrlen, ms);
-		if (!err)
-			err = make_blocking(sock);
-		if (!err) {
-			address_tune(sock);
-			freeaddrinfo(list);
-			return take_fd(&sock);
-		}
-	}
-	freeaddrinfo(list);
-	return err;
+/** address_needs_look_up() - does address_resolve() of @uri ask others than this process? */
+bool address_needs_look_up(const char *uri)
+{
+	char host[256], port[32], number[sizeof(struct in6_addr)];
+
+	if (strncmp(uri, "tcp:", 4) || parse_tcp(uri + 4, host, sizeof(host), port, sizeof(port)))
+		return false; /* a path, or no address at all */
+	host[strcspn(host, "%")] = '\0'; /* fe80::1%eth0 */
+	return port[strspn(port, "0123456789")] ||
+	       (inet_pton(AF_INET, host, number) != 1 && inet_pton(AF_INET6, host, number) != 1);
 }
 
 /**
- * address_connect() - a blocking socket connected to @uri
- * @why: gets the reason in words on failure
+ * address_alternate() - bring @list into the order in which addresses are tried
+ *
+ * The families take turns (RFC 8305, section 4): a host whose IPv6 is broken costs one address, not
+ * all of them. The first address stays the first, and the order within a family stays.
  */
-int address_connect(const char *uri, unsigned int timeout_ms, char *why, size_t why_len)
+void address_alternate(struct address *list, unsigned int nr)
+{
+	for (unsigned int at = 1; at < nr; at++) {
+		unsigned int next = at;
+		struct address a;
+
+		while (next < nr && list[next].sa.ss_family == list[at - 1].sa.ss_family)
+			next++;
+		if (next == nr)
+			return; /* one family is left */
+		a = list[next];
+		memmove(&list[at + 1], &list[at], (next - at) * sizeof(*list));
+		list[at] = a;
+	}
+}
+
+/**
+ * address_resolve() - the addresses behind @uri, in the order in which to try them
+ * @list: has room for ADDRESS_MAX; further addresses are left out
+ * @why: gets the reason in words on failure
+ *
+ * Context: may wait for a name server for as long as the resolver does; never on the loop.
+ * Return: how many there are, at least 1; or a negative errno.
+ */
+int address_resolve(const char *uri, struct address *list, char *why, size_t why_len)
 {
 	char host[256], port[32];
-	int sock;
+	int n;
 
 	why[0] = '\0';
 	if (!strncmp(uri, "unix:", 5)) {
-		sock = connect_unix(uri + 5, timeout_ms);
+		n = unix_address(uri + 5, list);
+		n = n ? n : 1;
 	} else if (!strncmp(uri, "tcp:", 4) && !parse_tcp(uri + 4, host, sizeof(host), port, sizeof(port))) {
-		sock = connect_tcp(host[0] ? host : "localhost", port, timeout_ms, why, why_len);
+		n = tcp_addresses(host[0] ? host : "localhost", port, list, why, why_len);
 	} else {
 		snprintf(why, why_len, "not an address: use tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH");
 		return -EINVAL;
 	}
-	if (sock < 0 && !why[0])
-		snprintf(why, why_len, "%s", strerror(-sock));
-	return sock;
+	if (!n)
+		n = -EHOSTUNREACH;
+	if (n < 0 && !why[0])
+		snprintf(why, why_len, "%s", strerror(-n));
+	return n;
 }
 
 static int listen_unix(const char *path)

@@ -5,20 +5,21 @@
  * Theory of operation: messages are small and few, so they are sent at once; what the
  * socket does not take is kept and sent when it can. Received bytes are kept until a
  * message is whole. A peer that sends an impossible length is lost.
+ *
+ * A peer may send without end. In one turn of the loop at most LOOP_TURN_MESSAGES are
+ * delivered and at most LOOP_TURN_BYTES are received and sent. As long as a whole message
+ * is kept nothing more is received, so what is kept is bounded, too.
  */
 #include "peer.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include "base/deadline.h"
 
 #define MAX_QUEUED (4U << 20)
 
@@ -28,7 +29,8 @@ struct peer {
 	const struct peer_ops *ops;
 	void *owner;
 	uint8_t *in, *out;
-	size_t in_len, in_room, out_len, out_room;
+	size_t in_len, in_room, out_at, out_len, out_room; /* to be sent: out_len bytes from out_at on */
+	bool waits_for_room;
 	bool *gone; /* set when closed from within a callback */
 };
 
@@ -46,48 +48,96 @@ static int grow(uint8_t **buf, size_t *room, size_t need)
 	return 0;
 }
 
+/* Asks epoll for room in the socket only as long as something waits for it. */
+static int wait_for_room(struct peer *p, bool waits)
+{
+	if (waits == p->waits_for_room)
+		return 0;
+	p->waits_for_room = waits;
+	return loop_modify(p->loop, &p->source, waits ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
 static int flush(struct peer *p)
 {
-	while (p->out_len) {
-		ssize_t n = send(p->source.fd, p->out, p->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	size_t left = LOOP_TURN_BYTES;
+
+	while (p->out_len && left) {
+		ssize_t n = send(p->source.fd, p->out + p->out_at, p->out_len < left ? p->out_len : left,
+				 MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n < 0 && errno == EAGAIN)
+			break;
 		if (n < 0)
-			return errno == EAGAIN ? 0 : -errno;
+			return -errno;
+		p->out_at += (size_t)n;
 		p->out_len -= (size_t)n;
-		memmove(p->out, p->out + n, p->out_len);
+		left -= (size_t)n;
 	}
-	return loop_modify(p->loop, &p->source, EPOLLIN);
+	if (!p->out_len)
+		p->out_at = 0;
+	return wait_for_room(p, p->out_len);
 }
 
-/* Works off whole messages; false: the peer is gone. */
-static bool deliver(struct peer *p)
+/* Is a whole message kept, or one that is too long to be one? */
+static bool holds_message(const struct peer *p, size_t at)
 {
+	struct wire_msg m;
+
+	if (p->in_len - at < sizeof(m))
+		return false;
+	memcpy(&m, p->in + at, sizeof(m));
+	return m.len > WIRE_MAX_BODY || p->in_len - at - sizeof(m) >= m.len;
+}
+
+/* Works off whole messages, as many as one turn may have. Return: 0; -EBADMSG; 1: the peer is gone */
+static int deliver(struct peer *p)
+{
+	unsigned int left = LOOP_TURN_MESSAGES;
 	bool gone = false;
 	size_t at = 0;
+	int err = 0;
 
 	p->gone = &gone;
-	while (p->in_len - at >= sizeof(struct wire_msg)) {
+	while (left-- && holds_message(p, at)) {
 		struct wire_msg m;
 
 		memcpy(&m, p->in + at, sizeof(m));
 		if (m.len > WIRE_MAX_BODY) {
-			p->gone = NULL;
-			p->ops->lost(p->owner, -EBADMSG);
-			return false;
-		}
-		if (p->in_len - at - sizeof(m) < m.len)
+			err = -EBADMSG;
 			break;
+		}
 		p->ops->message(p->owner, m.type, p->in + at + sizeof(m), m.len);
 		if (gone)
-			return false;
+			return 1;
 		at += sizeof(m) + m.len;
 	}
 	p->gone = NULL;
 	p->in_len -= at;
 	memmove(p->in, p->in + at, p->in_len);
-	return true;
+	if (!err && holds_message(p, 0))
+		loop_again(p->loop, &p->source);
+	return err;
+}
+
+static int receive(struct peer *p)
+{
+	int err = grow(&p->in, &p->in_room, p->in_len + 4096);
+	size_t room = p->in_room - p->in_len;
+	ssize_t n;
+
+	if (err)
+		return err;
+	do {
+		n = recv(p->source.fd, p->in + p->in_len, room < LOOP_TURN_BYTES ? room : LOOP_TURN_BYTES,
+			 MSG_DONTWAIT);
+	} while (n < 0 && errno == EINTR);
+	if (n > 0)
+		p->in_len += (size_t)n;
+	if (n < 0 && errno != EAGAIN)
+		return -errno;
+	return n ? 0 : -ECONNRESET;
 }
 
 static void peer_ready(struct loop_source *s, uint32_t events)
@@ -97,26 +147,11 @@ static void peer_ready(struct loop_source *s, uint32_t events)
 
 	if (events & EPOLLOUT)
 		err = flush(p);
-	while (!err) {
-		ssize_t n;
-
-		err = grow(&p->in, &p->in_room, p->in_len + 4096);
-		if (err)
-			break;
-		n = recv(s->fd, p->in + p->in_len, p->in_room - p->in_len, MSG_DONTWAIT);
-		if (n < 0 && errno == EAGAIN)
-			return;
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0) {
-			err = n ? -errno : -ECONNRESET;
-			break;
-		}
-		p->in_len += (size_t)n;
-		if (!deliver(p))
-			return;
-	}
-	if (err)
+	if (!err && !holds_message(p, 0))
+		err = receive(p);
+	if (!err)
+		err = deliver(p);
+	if (err < 0)
 		p->ops->lost(p->owner, err);
 }
 
@@ -127,7 +162,7 @@ int peer_open(struct loop *l, int sock, const struct peer_ops *ops, void *owner,
 	int err = p ? 0 : -ENOMEM;
 
 	if (!err) {
-		p->source = (struct loop_source){ sock, peer_ready, p };
+		p->source = (struct loop_source){ .fd = sock, .ready = peer_ready, .owner = p, .name = "peer" };
 		p->loop = l;
 		p->ops = ops;
 		p->owner = owner;
@@ -168,105 +203,27 @@ int peer_send2(struct peer *p, uint32_t type, const void *a, uint32_t a_len, con
 
 	if (p->out_len + len > MAX_QUEUED)
 		return -EAGAIN; /* a peer that does not read */
-	err = grow(&p->out, &p->out_room, p->out_len + len);
+	if (p->out_at && p->out_at >= p->out_len) { /* no byte is moved twice for each time it is sent */
+		memmove(p->out, p->out + p->out_at, p->out_len);
+		p->out_at = 0;
+	}
+	err = grow(&p->out, &p->out_room, p->out_at + p->out_len + len);
 	if (err)
 		return err;
-	at = p->out + p->out_len;
+	at = p->out + p->out_at + p->out_len;
 	memcpy(at, &m, sizeof(m));
 	if (a_len)
 		memcpy(at + sizeof(m), a, a_len);
 	if (b_len)
 		memcpy(at + sizeof(m) + a_len, b, b_len);
 	p->out_len += len;
-	err = flush(p);
-	if (!err && p->out_len)
-		err = loop_modify(p->loop, &p->source, EPOLLIN | EPOLLOUT);
-	return err;
+	return flush(p);
 }
 
 /** peer_send() - queue a message and send what the socket takes at once */
 int peer_send(struct peer *p, uint32_t type, const void *body, uint32_t len)
 {
 	return peer_send2(p, type, body, len, NULL, 0);
-}
-
-static int recv_all(int sock, void *to, size_t len, uint64_t deadline)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		struct pollfd pfd = { .fd = sock, .events = POLLIN };
-		uint64_t now = now_ns();
-		ssize_t n;
-
-		if (now >= deadline)
-			return -ETIMEDOUT;
-		n = poll(&pfd, 1, (int)((deadline - now) / NS_PER_MS) + 1);
-		if (n <= 0)
-			continue;
-		n = recv(sock, (char *)to + done, len - done, 0);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -ECONNRESET;
-		done += (size_t)n;
-	}
-	return 0;
-}
-
-static int send_all(int sock, const void *from, size_t len)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		ssize_t n = send(sock, (const char *)from + done, len - done, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		done += (size_t)n;
-	}
-	return 0;
-}
-
-/** peer_greet() - say hello and hear the welcome; its status is the caller's to judge */
-int peer_greet(int sock, const struct wire_hello *hello, struct wire_welcome *welcome)
-{
-	int err = send_all(sock, hello, sizeof(*hello));
-
-	if (!err)
-		err = recv_all(sock, welcome, sizeof(*welcome),
-			       now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
-	if (!err && welcome->magic != WIRE_MAGIC)
-		err = -EBADMSG;
-	welcome->text[WIRE_TEXT_LEN - 1] = '\0';
-	return err;
-}
-
-int peer_recv_blocking(int sock, uint32_t *type, void *body, uint32_t room, uint32_t *len)
-{
-	uint64_t deadline = now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS;
-	struct wire_msg m;
-	int err = recv_all(sock, &m, sizeof(m), deadline);
-
-	if (!err && m.len > room)
-		err = -EBADMSG;
-	if (!err)
-		err = recv_all(sock, body, m.len, deadline);
-	if (!err) {
-		*type = m.type;
-		*len = m.len;
-	}
-	return err;
-}
-
-int peer_send_blocking(int sock, uint32_t type, const void *body, uint32_t len)
-{
-	struct wire_msg m = { type, len };
-	int err = send_all(sock, &m, sizeof(m));
-
-	return err ? err : send_all(sock, body, len);
 }
 
 /** peer_host_id() - the boot id: two daemons with the same one share a clock */

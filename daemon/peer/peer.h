@@ -26,10 +26,6 @@ int peer_send(struct peer *p, uint32_t type, const void *body, uint32_t len);
 int peer_send2(struct peer *p, uint32_t type, const void *a, uint32_t a_len, const void *b,
 	       uint32_t b_len);
 
-/* Blocking, for the connecting side's thread; every step has a deadline. */
-int peer_greet(int sock, const struct wire_hello *hello, struct wire_welcome *welcome);
-int peer_recv_blocking(int sock, uint32_t *type, void *body, uint32_t room, uint32_t *len);
-int peer_send_blocking(int sock, uint32_t type, const void *body, uint32_t len);
 void peer_host_id(uint8_t host[16]);
 
 #endif

@@ -297,7 +297,7 @@ int tracker_open(struct loop *loop, struct worker *wk, int vm_fd, int pid, struc
 
 	if (!t)
 		return -ENOMEM;
-	t->fd = t->event.source.fd = t->patience.source.fd = -1;
+	t->fd = t->event.source.fd = -1;
 	t->pid = pid;
 	t->refs = 3; /* the loop's, the work's and the thread's */
 	lock_init(&t->lock);

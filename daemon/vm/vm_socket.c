@@ -24,6 +24,7 @@
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/fdpass.h"
+#include "base/limited.h"
 #include "peer/address.h"
 #include "vm.h"
 
@@ -155,8 +156,8 @@ static void disconnect(struct vm_socket *s)
 
 static void reject(struct vm_socket *s, const char *why)
 {
-	error_report("vmm socket: %s%s: %s; its guest is not touched; connection closed",
-		     s->vm ? "vm " : "a VMM", s->vm ? s->vm->name : "", why);
+	limited_error(LIMITED_VMM, "vmm socket: %s%s: %s; its guest is not touched; connection closed",
+		      s->vm ? "vm " : "a VMM", s->vm ? s->vm->name : "", why);
 	disconnect(s);
 }
 
@@ -257,8 +258,8 @@ static void enlist(struct vm_socket *s, struct vm *vm)
 	vm->sock = s;
 	vm->next = s->list->first;
 	s->list->first = vm;
-	notice_report("vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs", vm->name, vm->pid,
-		      vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
+	limited_notice(LIMITED_REGISTERED, "vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs", vm->name,
+		       vm->pid, vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
 	s->list->registered(s->list->owner, vm);
 }
 
@@ -400,38 +401,57 @@ static int take_message(struct vm_socket *s, const struct vmferry_msg *m, const 
 	}
 }
 
+/* Return: 0, or negative: the connection is gone, and @s with it */
+static int receive(struct vm_socket *s)
+{
+	ssize_t n = fdpass_recv(s->source.fd, s->buf + s->len, sizeof(s->buf) - s->len, s->fds, &s->nr_fds,
+				VMFERRY_VMM_MAX_FDS);
+
+	if (n == -EAGAIN || n == -EINTR)
+		return 0;
+	if (n > 0) {
+		s->len += (size_t)n;
+		return 0;
+	}
+	if (s->vm)
+		limited_notice(LIMITED_REGISTERED, "vm %s: its VMM (pid %d) closed the connection", s->vm->name,
+			       s->vm->pid);
+	disconnect(s);
+	return -ECONNRESET;
+}
+
+/* The next message, its length included; NULL: it is not whole, or *too_long. */
+static const struct vmferry_msg *next_message(const struct vm_socket *s, struct vmferry_msg *m, bool *too_long)
+{
+	if (s->len < sizeof(*m))
+		return NULL;
+	memcpy(m, s->buf, sizeof(*m));
+	*too_long = m->len > VMFERRY_VMM_MAX_BODY;
+	return *too_long || s->len - sizeof(*m) < m->len ? NULL : m;
+}
+
+/* As many messages as one turn of the loop may have; nothing is received as long as a whole one is kept. */
 static void socket_ready(struct loop_source *src, uint32_t events)
 {
 	struct vm_socket *s = src->owner;
+	const struct vmferry_msg *more;
 	struct vmferry_msg m;
-	ssize_t n;
+	bool too_long = false;
 
 	(void)events;
-	n = fdpass_recv(src->fd, s->buf + s->len, sizeof(s->buf) - s->len, s->fds, &s->nr_fds,
-			VMFERRY_VMM_MAX_FDS);
-	if (n == -EAGAIN || n == -EINTR)
+	if (!next_message(s, &m, &too_long) && receive(s))
 		return;
-	if (n <= 0) {
-		if (s->vm)
-			notice_report("vm %s: its VMM (pid %d) closed the connection", s->vm->name,
-				      s->vm->pid);
-		disconnect(s);
-		return;
-	}
-	s->len += (size_t)n;
-	while (s->len >= sizeof(m)) {
-		memcpy(&m, s->buf, sizeof(m));
-		if (m.len > VMFERRY_VMM_MAX_BODY) {
-			reject(s, "sends a message that is too long");
-			return;
-		}
-		if (s->len < sizeof(m) + m.len)
-			return;
+	for (int i = 0; i < LOOP_TURN_MESSAGES && next_message(s, &m, &too_long); i++) {
 		if (take_message(s, &m, s->buf + sizeof(m)))
 			return;
 		s->len -= sizeof(m) + m.len;
 		memmove(s->buf, s->buf + sizeof(m) + m.len, s->len);
 	}
+	more = next_message(s, &m, &too_long);
+	if (too_long)
+		reject(s, "sends a message that is too long");
+	else if (more)
+		loop_again(s->list->loop, src);
 }
 
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
@@ -482,7 +502,7 @@ static void accept_ready(struct loop_source *src, uint32_t events)
 		return;
 	}
 	s->list = l;
-	s->source = (struct loop_source){ fd, socket_ready, s };
+	s->source = (struct loop_source){ .fd = fd, .ready = socket_ready, .owner = s, .name = "VMM" };
 	if (loop_timer_init(&s->patience, l->loop, lost_patience, s) ||
 	    loop_add(l->loop, &s->source, EPOLLIN)) {
 		loop_timer_fini(&s->patience);
@@ -506,7 +526,7 @@ int vm_socket_listen(struct vm_list *l, const char *path)
 		error_report("cannot listen for VMMs at %s: %s", path, why);
 		return fd;
 	}
-	listener.source = (struct loop_source){ fd, accept_ready, l };
+	listener.source = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = l, .name = "VMMs" };
 	return loop_add(l->loop, &listener.source, EPOLLIN);
 }
 

@@ -113,6 +113,78 @@ TEST_F(fault, each_allocation_of_attach_may_fail)
 	close(req.mem_fd);
 }
 
+/* Lets the @nth allocation of @thread fail; 0: none. Return: whether the one before has failed */
+static int fail_nth_of(int thread, int nth)
+{
+	char path[64], text[16];
+	int left;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/fail-nth", thread, thread);
+	left = read_number(path);
+	snprintf(text, sizeof(text), "%d", nth);
+	return write_text(path, text) ? -1 : left == 0;
+}
+
+/* Asks the thread of a new attachment for one thing, with its @nth allocation failing. Return: did one fail? */
+static int ask_with_failure(struct __test_metadata *_metadata, int dev, struct vm *vm, uint32_t flags, int nth, bool amid)
+{
+	int fd = attach(dev, vm->vm_fd, getpid(), flags), thread, injected, got;
+	struct vmferry_area_header *h;
+
+	ASSERT_LE(0, fd);
+	h = mmap(NULL, VM_PAGE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, h);
+	thread = attachment_thread();
+	ASSERT_LT(0, thread);
+	ASSERT_EQ(0, harvest_when_asked_only(fd));
+	if (amid)
+		ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+	/* A slot and a vCPU's worth of new memory. */
+	ASSERT_EQ(0, vm_set_slot(vm, 1, 1 << 30, SIZE, vm->ram, 0));
+	ASSERT_EQ(0, vm_set_slot(vm, 2, 2UL << 30, SIZE / 2, vm->ram, 0));
+	ASSERT_EQ(0, fail_nth_of(thread, nth));
+	got = amid ? harvest(fd, 0) : ioctl(fd, VMFERRY_START, 0);
+	injected = fail_nth_of(thread, 0);
+	if (h->flags & VMFERRY_AREA_BROKEN) {
+		EXPECT_EQ(-1, got);
+		EXPECT_FALSE(h->flags & VMFERRY_AREA_LOGGING);
+		EXPECT_EQ(-1, harvest(fd, 0));
+		EXPECT_EQ(EIO, errno);
+		EXPECT_EQ(-1, ioctl(fd, VMFERRY_START, 0));
+		EXPECT_EQ(EIO, errno);
+		EXPECT_EQ(0, ioctl(fd, VMFERRY_STOP, 0));
+	} else {
+		EXPECT_TRUE(got == 0 || !amid) TH_LOG("allocation %d: an error, and not broken", nth);
+		EXPECT_EQ(0, ioctl(fd, VMFERRY_START, 0)) TH_LOG("allocation %d", nth);
+		EXPECT_EQ(0, harvest(fd, 0)) TH_LOG("allocation %d", nth);
+	}
+	vm_set_slot(vm, 1, 1 << 30, 0, vm->ram, 0);
+	vm_set_slot(vm, 2, 2UL << 30, 0, vm->ram, 0);
+	munmap(h, VM_PAGE);
+	close(fd);
+	return injected;
+}
+
+/* Seen to fail: without the check of what watch_add_region() returned (NULL dereference). */
+TEST_F(fault, each_allocation_of_the_thread_may_fail)
+{
+	static const uint32_t flags[] = { 0, VMFERRY_ATTACH_OWN_RING, 0 };
+	struct vm bitmap;
+
+	ASSERT_EQ(0, vm_make(&bitmap, SIZE, 1, 0));
+	for (int mode = 0; mode < 3; mode++) {
+		for (int amid = 0; amid < 2; amid++) {
+			int nth = 1;
+
+			while (ask_with_failure(_metadata, self->dev, mode == 2 ? &bitmap : &self->vm, flags[mode], nth, amid))
+				nth++;
+			EXPECT_LT(3, nth);
+			TH_LOG("mode %d, %s: %d failures", mode, amid ? "harvest" : "start", nth - 1);
+		}
+	}
+	vm_free(&bitmap);
+}
+
 static void inject(int thread, const char *percent)
 {
 	char path[64];

@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <asm/kvm_para.h>
 #include <linux/kvm.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 #define CODE 0x1000
-#define PARAMS 0x2000 /* per vCPU, 64 bytes: first page, end, passes */
+#define PARAMS 0x2000 /* per vCPU, 64 bytes: first page, end (no more than that: none), passes */
 
 /*
  * 32-bit, no paging: ebx points at the parameters.
@@ -25,6 +26,8 @@ __asm__(".pushsection .rodata\n"
 	"guest_code:\n"
 	".code32\n"
 	"1:	mov (%ebx), %esi\n"
+	"	cmp 4(%ebx), %esi\n"
+	"	jae 1b\n"
 	"2:	incl (%esi)\n"
 	"	add $4096, %esi\n"
 	"	cmp 4(%ebx), %esi\n"
@@ -56,6 +59,32 @@ static void flat(struct kvm_segment *s, int type)
 {
 	*s = (struct kvm_segment){ .base = 0, .limit = 0xffffffff, .selector = type == 11 ? 8 : 16,
 				   .type = type, .present = 1, .db = 1, .s = 1, .g = 1 };
+}
+
+/** vm_set_steal_time() - as a guest does that asks KVM for it */
+int vm_set_steal_time(struct vm *vm, unsigned int vcpu, uint64_t gpa)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry msr;
+	} m = { .head.nmsrs = 1, .msr = { .index = MSR_KVM_STEAL_TIME, .data = gpa | KVM_MSR_ENABLED } };
+
+	return ioctl(vm->vcpu_fd[vcpu], KVM_SET_MSRS, &m) == 1 ? 0 : -1;
+}
+
+/** vm_set_base() - the guest goes on at the alias of its RAM at @gpa; no vCPU runs */
+int vm_set_base(struct vm *vm, uint64_t gpa)
+{
+	struct kvm_sregs sregs;
+
+	for (unsigned int i = 0; i < vm->nr_vcpus; i++) {
+		if (ioctl(vm->vcpu_fd[i], KVM_GET_SREGS, &sregs))
+			return -1;
+		sregs.cs.base = sregs.ds.base = sregs.es.base = sregs.ss.base = gpa;
+		if (ioctl(vm->vcpu_fd[i], KVM_SET_SREGS, &sregs))
+			return -1;
+	}
+	return 0;
 }
 
 /** vm_add_vcpu() - also while the others run; it starts with the next vm_run() */
@@ -237,7 +266,7 @@ void vm_pause(struct vm *vm)
 	}
 }
 
-/** vm_set_share() - the pages that @vcpu writes from its next pass on */
+/** vm_set_share() - the pages that @vcpu writes from its next pass on; none: it spins */
 void vm_set_share(struct vm *vm, unsigned int vcpu, uint32_t first_page, uint32_t end_page)
 {
 	*params_of(vm, vcpu) = (struct params){ first_page * VM_PAGE, end_page * VM_PAGE, 0 };
@@ -341,9 +370,9 @@ uint64_t consumer_collect(struct consumer *c)
 				uint64_t bits = __atomic_exchange_n(&bitmap[w], 0, __ATOMIC_ACQUIRE);
 
 				for (; bits; bits &= bits - 1) {
-					uint64_t at = regions[r].gpa + (w * 64 + __builtin_ctzll(bits)) * VM_PAGE;
+					uint64_t at = regions[r].gpa + (w * 64 + __builtin_ctzll(bits)) * VM_PAGE - c->base;
 
-					if (at + VM_PAGE <= c->size)
+					if (at < c->size)
 						memcpy(c->copy + at, c->ram + at, VM_PAGE);
 					n++;
 				}
@@ -374,6 +403,14 @@ int harvest(int fd, uint32_t flags)
 	struct vmferry_harvest h = { .size = sizeof(h), .flags = flags };
 
 	return ioctl(fd, VMFERRY_HARVEST, &h);
+}
+
+/** harvest_when_asked_only() - the module harvests no more by itself */
+int harvest_when_asked_only(int fd)
+{
+	struct vmferry_tunables t = { .size = sizeof(t), .mask = VMFERRY_TUNE_ENABLED };
+
+	return ioctl(fd, VMFERRY_SET_TUNABLES, &t);
 }
 
 /** attachment_thread() - pid of an attachment's kernel thread, named after its VMM; -1: there is none */

@@ -43,6 +43,8 @@ struct vm {
 int vm_make(struct vm *vm, size_t size, unsigned int nr_vcpus, unsigned int ring_entries);
 int vm_add_vcpu(struct vm *vm);
 int vm_set_slot(struct vm *vm, uint32_t slot, uint64_t gpa, size_t size, uint8_t *at, uint32_t flags);
+int vm_set_steal_time(struct vm *vm, unsigned int vcpu, uint64_t gpa);
+int vm_set_base(struct vm *vm, uint64_t gpa);
 int vm_run(struct vm *vm, enum vm_reaper reaper);
 void vm_reap(struct vm *vm);
 void vm_pause(struct vm *vm);
@@ -70,6 +72,7 @@ struct consumer {
 	const uint8_t *ram;
 	uint8_t *copy;
 	size_t size;
+	uint64_t base; /* where @ram is in the guest */
 	uint64_t taken;
 };
 
@@ -80,6 +83,7 @@ uint64_t consumer_collect(struct consumer *c);
 long consumer_first_difference(const struct consumer *c);
 void consumer_close(struct consumer *c);
 int harvest(int fd, uint32_t flags);
+int harvest_when_asked_only(int fd);
 int attachment_thread(void);
 
 #endif

@@ -32,12 +32,12 @@ static uint64_t real_ns(void)
 /* Both at one moment: of a few readings the one that was interrupted least. */
 static void read_both(uint64_t *tsc, uint64_t *real)
 {
-	uint64_t best = UINT64_MAX;
+	uint64_t best = 0;
 
 	for (int i = 0; i < READINGS; i++) {
 		uint64_t before = __rdtsc(), now = real_ns(), took = __rdtsc() - before;
 
-		if (took >= best)
+		if (i && took >= best)
 			continue;
 		best = took;
 		*tsc = before + took / 2;

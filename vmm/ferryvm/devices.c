@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "../guest/guest_stats.h"
+#include "output.h"
 #include "vm.h"
 
 #define PAGE 4096
@@ -42,10 +43,8 @@ void devices_out(struct vm *vm, uint16_t port, uint32_t value)
 	switch (port) {
 	case GUEST_PORT_CONSOLE:
 	case 0x3f8:
-		if (!vm->opt.quiet) {
-			putchar((int)value);
-			fflush(stdout);
-		}
+		if (!vm->opt.quiet)
+			output_console((char)value);
 		break;
 	case GUEST_PORT_DISK:
 		disk_request(vm, value);

@@ -11,6 +11,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "output.h"
 #include "vm.h"
 
 #define RING_ENTRIES 65536
@@ -69,7 +70,7 @@ static void die_in(unsigned int ms)
 	timer_t timer;
 
 	if (timer_create(CLOCK_MONOTONIC, &how, &timer) || timer_settime(timer, 0, &when, NULL))
-		perror("ferryvm: --die-after-run");
+		output_say("ferryvm: --die-after-run: %s\n", strerror(errno));
 }
 
 static int vm_resume(void *arg, uint64_t *first_entry_ns)
@@ -112,8 +113,8 @@ static void empty_ram(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 	err = memory_empty(vm);
 	if (err) {
-		fprintf(stderr, "ferryvm: vm %s: cannot empty its RAM: %s\n", vm->opt.name,
-			strerror(-err));
+		output_say("ferryvm: vm %s: cannot empty its RAM: %s\n", vm->opt.name, strerror(-err));
+		output_flush();
 		_exit(1);
 	}
 }
@@ -123,7 +124,8 @@ static void vm_release(void *arg)
 	struct vm *vm = arg;
 
 	if (!vm->opt.stay) {
-		fprintf(stderr, "ferryvm: vm %s: the guest now runs elsewhere; bye\n", vm->opt.name);
+		output_say("ferryvm: vm %s: the guest now runs elsewhere; bye\n", vm->opt.name);
+		output_flush();
 		_exit(0);
 	}
 	empty_ram(vm);
@@ -169,8 +171,8 @@ static int parse_size(const char *text, uint64_t *out)
 
 static int die(const char *what, const char *object, int err)
 {
-	fprintf(stderr, "ferryvm: %s%s%s: %s\n", what, object ? " " : "", object ? object : "",
-		strerror(-err));
+	output_say("ferryvm: %s%s%s: %s\n", what, object ? " " : "", object ? object : "", strerror(-err));
+	output_flush();
 	return 1;
 }
 
@@ -356,6 +358,8 @@ int main(int argc, char **argv)
 		return die("cannot learn this host's vCPU state", NULL, err);
 	if (!vm.opt.incoming && (err = boot_load(&vm)))
 		return die("cannot boot", vm.opt.kernel, err);
+	if ((err = output_open()))
+		return die("cannot start threads", NULL, err);
 	/* Before the guest's first exit, which may already speak of dirty pages. */
 	if ((err = open_session(&vm)))
 		return die("cannot describe the VM", vm.opt.name, err);
@@ -368,5 +372,6 @@ int main(int argc, char **argv)
 	vmferry_close(vm.ferry);
 	if (vm.opt.stats)
 		unlink(vm.opt.stats);
+	output_flush();
 	return 0;
 }

@@ -10,6 +10,7 @@
  * before MSRs, MSRs before the LAPIC (its base), events and MP state after registers.
  */
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,17 +18,22 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "output.h"
 #include "vm.h"
 
 #define STATE_MAGIC 0x3174617473767966ULL
 #define MSR_TSC 0x10
+#define MAX_LISTED_MSRS 1024
 #define CHUNK (256U << 10)
 #define SLICE_NS 200000
 
+/* struct kvm_msrs with room for its entries. */
 struct saved_msrs {
-	struct kvm_msrs head;
+	uint32_t nmsrs;
+	uint32_t pad;
 	struct kvm_msr_entry entry[VM_MAX_MSRS];
 };
+_Static_assert(offsetof(struct saved_msrs, entry) == sizeof(struct kvm_msrs), "KVM's layout");
 
 struct saved_vm {
 	uint64_t magic;
@@ -43,7 +49,7 @@ struct saved_vcpu {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_xcrs xcrs;
-	struct kvm_xsave xsave;
+	uint32_t xsave[sizeof(struct kvm_xsave) / sizeof(uint32_t)];
 	struct kvm_debugregs debugregs;
 	struct kvm_vcpu_events events;
 	struct kvm_mp_state mp;
@@ -59,25 +65,23 @@ static size_t fixed_len(const struct vm *vm)
 /* KVM lists MSRs that this host can't read or write back; the rest is what we carry. */
 static int choose_msrs(struct vm *vm)
 {
-	struct {
-		struct kvm_msr_list head;
-		uint32_t index[1024];
-	} *list = calloc(1, sizeof(*list));
+	struct kvm_msr_list *list =
+		calloc(1, sizeof(*list) + MAX_LISTED_MSRS * sizeof(list->indices[0]));
 	int cpu = vm->vcpus[0].fd, err = 0;
 
 	if (!list)
 		return -ENOMEM;
-	list->head.nmsrs = 1024;
-	if (ioctl(vm->kvm, KVM_GET_MSR_INDEX_LIST, &list->head))
+	list->nmsrs = MAX_LISTED_MSRS;
+	if (ioctl(vm->kvm, KVM_GET_MSR_INDEX_LIST, list))
 		err = -errno;
-	for (uint32_t i = 0; !err && i < list->head.nmsrs && vm->nr_msrs < VM_MAX_MSRS; i++) {
-		struct saved_msrs one = { .head.nmsrs = 1 };
+	for (uint32_t i = 0; !err && i < list->nmsrs && vm->nr_msrs < VM_MAX_MSRS; i++) {
+		struct saved_msrs one = { .nmsrs = 1 };
 
-		if (list->head.indices[i] == MSR_TSC) /* clock.c */
+		if (list->indices[i] == MSR_TSC) /* clock.c */
 			continue;
-		one.entry[0].index = list->head.indices[i];
+		one.entry[0].index = list->indices[i];
 		if (ioctl(cpu, KVM_GET_MSRS, &one) == 1 && ioctl(cpu, KVM_SET_MSRS, &one) == 1)
-			vm->msr_index[vm->nr_msrs++] = list->head.indices[i];
+			vm->msr_index[vm->nr_msrs++] = list->indices[i];
 	}
 	free(list);
 	return err;
@@ -104,7 +108,7 @@ static int save_vcpu(struct vm *vm, struct vcpu *c, struct saved_vcpu *s)
 	    ioctl(c->fd, KVM_GET_VCPU_EVENTS, &s->events) ||
 	    ioctl(c->fd, KVM_GET_MP_STATE, &s->mp) || ioctl(c->fd, KVM_GET_LAPIC, &s->lapic))
 		return -errno;
-	s->msrs.head.nmsrs = vm->nr_msrs;
+	s->msrs.nmsrs = vm->nr_msrs;
 	for (unsigned int i = 0; i < vm->nr_msrs; i++)
 		s->msrs.entry[i] = (struct kvm_msr_entry){ .index = vm->msr_index[i] };
 	n = ioctl(c->fd, KVM_GET_MSRS, &s->msrs);
@@ -117,7 +121,7 @@ static int load_vcpu(struct vcpu *c, struct saved_vcpu *s)
 {
 	int n;
 
-	if (s->msrs.head.nmsrs > VM_MAX_MSRS)
+	if (s->msrs.nmsrs > VM_MAX_MSRS)
 		return -EPROTO;
 	if (ioctl(c->fd, KVM_SET_SREGS, &s->sregs) || ioctl(c->fd, KVM_SET_XCRS, &s->xcrs) ||
 	    ioctl(c->fd, KVM_SET_XSAVE, &s->xsave))
@@ -125,9 +129,9 @@ static int load_vcpu(struct vcpu *c, struct saved_vcpu *s)
 	n = ioctl(c->fd, KVM_SET_MSRS, &s->msrs);
 	if (n < 0)
 		return -errno;
-	if ((uint32_t)n != s->msrs.head.nmsrs) {
-		fprintf(stderr, "ferryvm: vm %s: vcpu %u: this host refuses MSR 0x%x\n",
-			c->vm->opt.name, c->index, s->msrs.entry[n].index);
+	if ((uint32_t)n != s->msrs.nmsrs) {
+		output_say("ferryvm: vm %s: vcpu %u: this host refuses MSR 0x%x\n",
+			   c->vm->opt.name, c->index, s->msrs.entry[n].index);
 		return -EIO;
 	}
 	if (ioctl(c->fd, KVM_SET_REGS, &s->regs) || ioctl(c->fd, KVM_SET_LAPIC, &s->lapic) ||

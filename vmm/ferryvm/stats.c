@@ -2,12 +2,15 @@
 /* One JSON line about the guest, its own verdict included, to whoever connects. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "../guest/guest_stats.h"
+#include "output.h"
 #include "vm.h"
 
 static uint64_t ticks_to_us(const struct vm *vm, uint64_t ticks)
@@ -63,6 +66,25 @@ static void print_stats(struct vm *vm, FILE *f)
 	fputs("]}\n", f);
 }
 
+/* Made in memory first: no reader holds vm->lock. A client that does not read is left after a second. */
+static void answer(struct vm *vm, int fd)
+{
+	char *text = NULL;
+	size_t len = 0, sent = 0;
+	FILE *f = open_memstream(&text, &len);
+	ssize_t n = 1;
+
+	if (!f)
+		return;
+	print_stats(vm, f);
+	if (fclose(f))
+		len = 0;
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &(struct timeval){ .tv_sec = 1 }, sizeof(struct timeval));
+	for (; sent < len && n > 0; sent += (size_t)n)
+		n = send(fd, text + sent, len - sent, MSG_NOSIGNAL);
+	free(text);
+}
+
 static void *stats_thread(void *arg)
 {
 	struct vm *vm = arg;
@@ -72,18 +94,17 @@ static void *stats_thread(void *arg)
 	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", vm->opt.stats);
 	unlink(vm->opt.stats);
 	if (sock < 0 || bind(sock, (struct sockaddr *)&sa, sizeof(sa)) || listen(sock, 8)) {
-		fprintf(stderr, "ferryvm: vm %s: stats socket %s: %s\n", vm->opt.name,
-			vm->opt.stats, strerror(errno));
+		output_say("ferryvm: vm %s: stats socket %s: %s\n", vm->opt.name, vm->opt.stats,
+			   strerror(errno));
 		return NULL;
 	}
 	for (;;) {
 		int fd = accept4(sock, NULL, NULL, SOCK_CLOEXEC);
-		FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
 
-		if (!f)
+		if (fd < 0)
 			continue;
-		print_stats(vm, f);
-		fclose(f);
+		answer(vm, fd);
+		close(fd);
 	}
 	return NULL;
 }

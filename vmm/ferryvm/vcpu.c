@@ -22,10 +22,12 @@
 #include <unistd.h>
 
 #include "../guest/guest_stats.h"
+#include "output.h"
 #include "vm.h"
 
 #define KICK_SIGNAL SIGUSR1
 #define THROTTLE_PERIOD_NS 10000000ULL
+#define MAX_CPUID_ENTRIES 256
 #define WRITES_MANY 16 /* pages a period above which a vCPU counts as writing */
 
 uint64_t vm_now_ns(void)
@@ -126,9 +128,10 @@ static void guest_is_broken(struct vcpu *c, const char *what)
 
 	ioctl(c->fd, KVM_GET_REGS, &r);
 	ioctl(c->fd, KVM_GET_SREGS, &s);
-	fprintf(stderr, "ferryvm: vm %s: vcpu %u: %s (exit reason %u; rip 0x%llx cs 0x%x cr0 0x%llx cr2 0x%llx "
-		"cr3 0x%llx); the guest cannot go on\n",
-		c->vm->opt.name, c->index, what, c->run->exit_reason, r.rip, s.cs.selector, s.cr0, s.cr2, s.cr3);
+	output_say("ferryvm: vm %s: vcpu %u: %s (exit reason %u; rip 0x%llx cs 0x%x cr0 0x%llx cr2 0x%llx "
+		   "cr3 0x%llx); the guest cannot go on\n",
+		   c->vm->opt.name, c->index, what, c->run->exit_reason, r.rip, s.cs.selector, s.cr0, s.cr2, s.cr3);
+	output_flush();
 	_exit(70);
 }
 
@@ -225,23 +228,21 @@ static void *throttle_thread(void *arg)
 
 static int set_cpuid(struct vm *vm, struct vcpu *c)
 {
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entry[256];
-	} *cpuid = calloc(1, sizeof(*cpuid));
+	struct kvm_cpuid2 *cpuid =
+		calloc(1, sizeof(*cpuid) + MAX_CPUID_ENTRIES * sizeof(cpuid->entries[0]));
 	int err = 0;
 
 	if (!cpuid)
 		return -ENOMEM;
-	cpuid->head.nent = 256;
-	if (ioctl(vm->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid->head)) {
+	cpuid->nent = MAX_CPUID_ENTRIES;
+	if (ioctl(vm->kvm, KVM_GET_SUPPORTED_CPUID, cpuid)) {
 		err = -errno;
 	} else {
-		for (uint32_t i = 0; i < cpuid->head.nent; i++)
-			if (cpuid->entry[i].function == 1)
-				cpuid->entry[i].ebx = (cpuid->entry[i].ebx & 0x00ffffff) |
-						      c->index << 24;
-		if (ioctl(c->fd, KVM_SET_CPUID2, &cpuid->head))
+		for (uint32_t i = 0; i < cpuid->nent; i++)
+			if (cpuid->entries[i].function == 1)
+				cpuid->entries[i].ebx = (cpuid->entries[i].ebx & 0x00ffffff) |
+							c->index << 24;
+		if (ioctl(c->fd, KVM_SET_CPUID2, cpuid))
 			err = -errno;
 	}
 	free(cpuid);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Promise: nothing is decided by the wall clock: it may jump by a year, to and fro, all through a migration.
-Only in a machine of its own, for it sets the clock: tests/vm/run 7.2 wall_clock_jumps.py"""
+Only in a machine of its own, for it sets the clock: tests/vm/run newest wall_clock_jumps.py"""
 import os, sys, threading, time
 sys.path.insert(0, '/vmferry/tests/lib')
 from ferry import Scene, expect, main, migrate, wait_for

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Promise: an address in words becomes the addresses to try, families in turn, and each of them can be
+ * written down without the name.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "peer/address.h"
+
+static struct address list[ADDRESS_MAX];
+static char why[160];
+
+static void numbers_need_no_name_server(void **state)
+{
+	const struct sockaddr_in *v4 = (struct sockaddr_in *)&list[0].sa;
+
+	(void)state;
+	assert_int_equal(address_resolve("tcp:127.0.0.2:4747", list, why, sizeof(why)), 1);
+	assert_int_equal(v4->sin_family, AF_INET);
+	assert_int_equal(ntohs(v4->sin_port), 4747);
+	assert_int_equal(ntohl(v4->sin_addr.s_addr), 0x7f000002);
+	assert_string_equal(list[0].uri, "tcp:127.0.0.2:4747");
+	assert_int_equal(address_resolve("unix:/run/x.sock", list, why, sizeof(why)), 1);
+	assert_int_equal(list[0].sa.ss_family, AF_UNIX);
+	assert_string_equal(list[0].uri, "unix:/run/x.sock");
+}
+
+static void what_is_written_down_is_the_same_address(void **state)
+{
+	struct address before;
+
+	(void)state;
+	assert_true(address_resolve("tcp:localhost:4747", list, why, sizeof(why)) >= 1);
+	before = list[0];
+	assert_int_equal(address_resolve(before.uri, list, why, sizeof(why)), 1);
+	assert_int_equal(list[0].len, before.len);
+	assert_memory_equal(&list[0].sa, &before.sa, before.len);
+}
+
+static void only_names_are_looked_up(void **state)
+{
+	(void)state;
+	assert_true(address_needs_look_up("tcp:host2:4747"));
+	assert_true(address_needs_look_up("tcp::4747"));
+	assert_true(address_needs_look_up("tcp:127.0.0.2:vmferry"));
+	assert_false(address_needs_look_up("tcp:127.0.0.2:4747"));
+	assert_false(address_needs_look_up("tcp:[fe80::1%eth0]:4747"));
+	assert_false(address_needs_look_up("unix:/run/host2"));
+	assert_false(address_needs_look_up("host2"));
+}
+
+static void what_is_no_address_is_told(void **state)
+{
+	char long_path[200] = "unix:/";
+
+	(void)state;
+	assert_int_equal(address_resolve("carrier-pigeon", list, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "not an address"));
+	assert_int_equal(address_resolve("tcp:fd00::1:4747", list, why, sizeof(why)), -EINVAL);
+	assert_int_equal(address_resolve("tcp:127.0.0.1:", list, why, sizeof(why)), -EINVAL);
+	assert_true(address_resolve("tcp:127.0.0.1:no-such-port", list, why, sizeof(why)) < 0);
+	assert_non_null(strstr(why, "127.0.0.1: "));
+	memset(long_path + 6, 'x', 150);
+	assert_int_equal(address_resolve(long_path, list, why, sizeof(why)), -ENAMETOOLONG);
+	assert_non_null(strstr(why, "too long"));
+}
+
+/* 4 and 6: families; the digit after it tells addresses apart */
+static void alternate(const char *before, const char *after)
+{
+	unsigned int nr = (unsigned int)strlen(before) / 2;
+
+	memset(list, 0, sizeof(list));
+	for (unsigned int i = 0; i < nr; i++) {
+		list[i].sa.ss_family = before[2 * i] == '4' ? AF_INET : AF_INET6;
+		memcpy(list[i].uri, before + 2 * i, 2);
+	}
+	address_alternate(list, nr);
+	for (unsigned int i = 0; i < nr; i++)
+		assert_memory_equal(list[i].uri, after + 2 * i, 2);
+}
+
+static void families_take_turns(void **state)
+{
+	(void)state;
+	alternate("", "");
+	alternate("4a", "4a");
+	alternate("4a4b4c", "4a4b4c");
+	alternate("6a6b6c4a4b", "6a4a6b4b6c");
+	alternate("4a6a6b6c", "4a6a6b6c");
+	alternate("4a4b4c6a6b6c6d", "4a6a4b6b4c6c6d");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(numbers_need_no_name_server),
+		cmocka_unit_test(what_is_written_down_is_the_same_address),
+		cmocka_unit_test(only_names_are_looked_up),
+		cmocka_unit_test(what_is_no_address_is_told),
+		cmocka_unit_test(families_take_turns),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
