@@ -231,7 +231,11 @@ int precopy_collect(struct precopy *p, bool may_wait)
 	return may_wait ? dirty_collect(p->dirty, &p->set, NULL) : dirty_collect_now(p->dirty, &p->set);
 }
 
-/** precopy_start() - the last job must have ended; @state_len, @attempt: of PRECOPY_STATE */
+/**
+ * precopy_start() - the last job must have ended; @state_len, @attempt: of PRECOPY_STATE
+ *
+ * After precopy_abort() nothing is begun: the channels are another thread's, or gone.
+ */
 void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, uint32_t attempt)
 {
 	struct channel_job j = { .kind = job == PRECOPY_STATE ? CHANNEL_STATE : CHANNEL_ROUND,
@@ -241,6 +245,8 @@ void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, 
 				 .mark_nr = attempt };
 	struct channel_counters sum;
 
+	if (p->is_aborted)
+		return;
 	if (job == PRECOPY_ROUND)
 		j.mark_nr = ++p->round;
 	p->job = job;
