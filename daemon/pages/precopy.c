@@ -87,7 +87,7 @@ int precopy_make_room(struct precopy *p)
 	return page_set_init(&p->set, p->sizes, p->share.nr_regions);
 }
 
-/** precopy_set_state_fd() - where PRECOPY_STATE finds the state; the caller's until precopy_close(); before precopy_open() */
+/** precopy_set_state_fd() - before precopy_open(): where PRECOPY_STATE finds the state; the caller's file */
 void precopy_set_state_fd(struct precopy *p, int fd)
 {
 	p->share.state_fd = fd;
