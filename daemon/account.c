@@ -337,7 +337,7 @@ bool account_may_try_again(struct migration *m, struct prediction *best)
 /** account_end() - the migration is over, the guest runs; account_close() and account_closed() follow */
 void account_end(struct migration *m)
 {
-	if (m->t.resume_asked)
+	if (m->t.resume_asked && m->t.resumed) /* a VMM that is gone teaches nothing */
 		account_called_off(m);
 	if (m->has_lesson)
 		m->predictor = m->lesson;

@@ -16,7 +16,8 @@
  *   - The guest goes on before any of this: RESUME is asked by the state machine, closing_begin() follows its answer.
  *   - While a work is out, the page set, the channels, the VM's dirty areas and the state file are the work's. One
  *     work of a migration is out at a time, and closing_begin() touches none of these.
- *   - Dirty logging ends after the channels' threads have: they look into the kernel module's area, which goes with it.
+ *   - Dirty logging ends after the channels' threads have: they look into the kernel module's area, which goes
+ *     with it.
  *   - NEVER is written only of a guest that certainly runs here: a PAUSE without an answered RESUME leaves the
  *     entry open, and recovery.c resumes the guest when its VMM registers again.
  *   - The migration is not over before it is closed: a new one of the same VM would share its dirty areas.

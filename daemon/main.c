@@ -133,6 +133,7 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 	snprintf(path, sizeof(path), "%s/blackouts", o->state_dir);
 	if (!err)
 		err = blackouts_open(f->scribe, path, &f->blackouts);
+	malloc_trim(0); /* the kernel's types, 10 MiB, were needed to load the probe; no guest is near yet */
 	/* Peers before VMMs: a VM that registers may have a question for us to answer. */
 	if (!err)
 		err = greeter_listen(f, o->listen);

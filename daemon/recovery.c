@@ -15,6 +15,9 @@
  *   loaded     else                        note "never", discard
  *   incoming   go                          the guest is lost with its VMM: say so loudly
  *   incoming   else                        note "never"; empty the RAM unless it is fresh
+ *
+ * A VMM that registers again while its guest's migration is alive in this daemon is not recovery's:
+ * migration_vm_is_back() answers it.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -280,6 +280,8 @@ static void next_round(struct migration *m)
 	case CONVERGE_THROTTLE:
 		migration_decided(m, "slow the guest by %u %%: no progress in three rounds", m->convergence.throttle);
 		rounds_throttle(m, m->convergence.throttle);
+		if (m->is_doomed)
+			return; /* the VMM is gone, and the channels are being closed */
 		break;
 	case CONVERGE_STALLED:
 		if (is_beyond_hope(m))

@@ -156,7 +156,7 @@ static void on_walked(struct work *w)
 	rounds_send(m);
 }
 
-/** setup_go_on() - the peer is there, writes are logged, and time enough has passed between two looks: the first set */
+/** setup_go_on() - the peer is there, writes are logged, time enough has passed between two looks: the first set */
 void setup_go_on(struct migration *m)
 {
 	if (m->state != SRC_PRECOPY)

@@ -257,9 +257,10 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 
 void switchover_resume_guest(struct migration *m)
 {
-	vm_ask(migration_vmm(m), VM_RESUME, NULL, 0, -1, on_resumed, m);
 	m->t.resume_asked = now_ns();
-	loop_timer_stop(&m->budget);
+	vm_ask(migration_vmm(m), VM_RESUME, NULL, 0, -1, on_resumed, m);
+	if (!m->is_doomed) /* else the VMM is gone */
+		loop_timer_stop(&m->budget);
 }
 
 /* The guest runs again: time enough for what was learned, and for the probe to have seen it. */

@@ -142,15 +142,17 @@ static json_t *record_json(const struct blackout_record *r)
 /* The whole file from memory, once it holds twice what is kept. */
 static char *all_lines(struct blackouts *b)
 {
-	char *text = NULL;
-	size_t len = 0;
-	FILE *f = open_memstream(&text, &len);
+	size_t len = 1, at = 0;
+	char *text;
 
-	if (!f)
+	for (unsigned int i = 0; i < b->nr_kept; i++)
+		len += strlen(kept(b, i)->line);
+	text = malloc(len); /* at once: a stream that grows copies it all again and again */
+	if (!text)
 		return NULL;
+	text[0] = '\0';
 	for (b->lines = 0; b->lines < b->nr_kept; b->lines++)
-		fputs(kept(b, b->lines)->line, f);
-	fclose(f);
+		at = (size_t)(stpcpy(text + at, kept(b, b->lines)->line) - text);
 	return text;
 }
 

@@ -406,7 +406,7 @@ int channel_send_open(int sock, unsigned int index, struct channel_share *share,
 	return 0;
 }
 
-/** channel_send_close() - waits for the thread: call channel_send_abort() first if a job may be running; any thread */
+/** channel_send_close() - waits for the thread: channel_send_abort() first if a job may be running; any thread */
 void channel_send_close(struct channel_sender *c)
 {
 	if (!c)

@@ -87,7 +87,7 @@ int precopy_make_room(struct precopy *p)
 	return page_set_init(&p->set, p->sizes, p->share.nr_regions);
 }
 
-/** precopy_set_state_fd() - where PRECOPY_STATE finds the state; the caller's until precopy_close(); before precopy_open() */
+/** precopy_set_state_fd() - before precopy_open(): where PRECOPY_STATE finds the state; the caller's file */
 void precopy_set_state_fd(struct precopy *p, int fd)
 {
 	p->share.state_fd = fd;
@@ -231,7 +231,11 @@ int precopy_collect(struct precopy *p, bool may_wait)
 	return may_wait ? dirty_collect(p->dirty, &p->set, NULL) : dirty_collect_now(p->dirty, &p->set);
 }
 
-/** precopy_start() - the last job must have ended; @state_len, @attempt: of PRECOPY_STATE */
+/**
+ * precopy_start() - the last job must have ended; @state_len, @attempt: of PRECOPY_STATE
+ *
+ * After precopy_abort() nothing is begun: the channels are another thread's, or gone.
+ */
 void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, uint32_t attempt)
 {
 	struct channel_job j = { .kind = job == PRECOPY_STATE ? CHANNEL_STATE : CHANNEL_ROUND,
@@ -241,6 +245,8 @@ void precopy_start(struct precopy *p, enum precopy_job job, uint64_t state_len, 
 				 .mark_nr = attempt };
 	struct channel_counters sum;
 
+	if (p->is_aborted)
+		return;
 	if (job == PRECOPY_ROUND)
 		j.mark_nr = ++p->round;
 	p->job = job;

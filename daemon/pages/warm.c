@@ -109,7 +109,7 @@ static void *warm_thread(void *arg)
 	return NULL;
 }
 
-/** warm_hold() - no VM of this daemon is warmed, from the next chunk on, until warm_allow(); they count. Any thread */
+/** warm_hold() - from the next chunk on no VM of this daemon is warmed, until as many warm_allow(). Any thread */
 void warm_hold(void)
 {
 	atomic_fetch_add(&holds, 1);

@@ -8,7 +8,7 @@ class VmmLink:
     """stands for @daemon where a VMM is started: tests/lib/ferry.py takes vmm and ask() from it"""
 
     def __init__(self, daemon, path):
-        self.daemon, self.vmm, self.pairs = daemon, path, []
+        self.daemon, self.vmm, self.pairs, self.is_deaf = daemon, path, [], False
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen(8)
@@ -45,7 +45,8 @@ class VmmLink:
                     os.close(fd)
         except OSError:
             pass
-        self.shut(a, b)
+        if not self.is_deaf:
+            self.shut(a, b)
 
     @staticmethod
     def shut(*socks):
@@ -58,6 +59,12 @@ class VmmLink:
     def freeze(self):
         """from now on nothing is passed on; what was kept is lost with cut()"""
         self.flows.clear()
+
+    def deafen(self):
+        """the daemon's next request fails; it hears of nothing before"""
+        self.is_deaf = True
+        for _, far in self.pairs:
+            far.shutdown(socket.SHUT_RD)
 
     def cut(self):
         """both ends see it; new connections wait for mend()"""
