@@ -145,8 +145,6 @@ def measure(o, folder):
         loops = {d.name: d.ask('query-loop')['since-reset'] for d in (a, b)}
         for x in nuisances:
             x.end()
-        for v in (dst if o.turns % 2 else src).values():
-            v.verdict()
         return {'guests': o.guests, 'ram': o.ram, 'limit-ms': o.limit, 'turns': o.turns, 'workload': o.workload,
                 'moved': moved, 'stops': len(stops), 'kept': sum(us <= limit_us for us in stops), 'longest-stop-us': max(stops),
                 'stops-us': sorted(stops), 'nuisances': {x.vm: x.times for x in nuisances}, 'loops': loops}
