@@ -43,6 +43,7 @@
 #include "base/fault.h"
 #include "base/limited.h"
 #include "incoming_private.h"
+#include "pages/warm.h"
 
 #define LINGER_NS (5 * NS_PER_S)
 
@@ -139,6 +140,7 @@ static void on_room_closed(struct work *w)
 {
 	struct incoming *in = w->owner;
 
+	warm_allow();
 	/* Nobody writes to its RAM any more. */
 	if (in->phase == IN_GIVING_UP)
 		vm_ask(in->vm, VM_DISCARD, NULL, 0, -1, on_discarded, vm_get(in->vm));

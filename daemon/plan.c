@@ -109,6 +109,7 @@ void plan_take(struct incoming *in, const void *body, uint32_t len)
 	}
 	incoming_watch_vm(in);
 	warm_cease(in->vm->warm);
+	warm_hold(); /* until the room is closed */
 	in->vm->is_fresh = false;
 	in->room.nr_channels = p->nr_channels;
 	in->room.state_size = p->state_size;
