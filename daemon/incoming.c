@@ -136,6 +136,35 @@ static void close_room(struct work *w)
 	in->probe_slot = -1;
 }
 
+/**
+ * incoming_cleans_later() - the VMM of an incoming that is being given up has registered again as @vm
+ *
+ * Threads of that incoming may still write to its RAM: it is busy, and cleaned once they have ended.
+ * Return: false: nobody here writes to it
+ */
+bool incoming_cleans_later(struct ferry *f, struct vm *vm)
+{
+	for (struct incoming *in = f->incoming; in; in = in->next) {
+		if (in->phase != IN_GIVING_UP || in->vm == vm || in->vm->peer_pid != vm->peer_pid)
+			continue;
+		vm_put(in->back);
+		in->back = vm_get(vm);
+		vm->is_busy = true;
+		return true;
+	}
+	return false;
+}
+
+static void clean_who_is_back(struct incoming *in)
+{
+	struct vm *vm = in->back;
+
+	in->back = NULL;
+	if (vm && !incoming_cleans_later(in->f, vm))
+		recovery_clean(vm);
+	vm_put(vm);
+}
+
 static void on_room_closed(struct work *w)
 {
 	struct incoming *in = w->owner;
@@ -146,6 +175,8 @@ static void on_room_closed(struct work *w)
 		vm_ask(in->vm, VM_DISCARD, NULL, 0, -1, on_discarded, vm_get(in->vm));
 	else if (in->state == DST_LOST)
 		in->vm->is_busy = false; /* discarded, once it is clean again */
+	in->phase = IN_LINGERING;
+	clean_who_is_back(in);
 	linger(in);
 }
 

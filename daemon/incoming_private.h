@@ -27,6 +27,7 @@ enum incoming_phase {
  * @work: makes the room, or closes it; while it is out @room and @probe_slot are its own
  * @room_error: what making the room came to; the work writes it
  * @is_prepared: PREPARED was said
+ * @back: its VMM again, which registered anew while the room was being closed; cleaned after that
  * @is_last: the daemon ends: freed as soon as no work is out
  */
 struct incoming {
@@ -36,6 +37,7 @@ struct incoming {
 	enum incoming_phase phase;
 	struct peer *peer;
 	struct vm *vm; /* NULL until the plan is accepted */
+	struct vm *back;
 	char name[64];
 	struct vm_watcher watcher;
 	struct work work;

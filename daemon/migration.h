@@ -157,8 +157,10 @@ uint64_t migration_elapsed_ns(const struct migration *m);
 int greeter_listen(struct ferry *f, const char *uri);
 void greeter_stop(struct ferry *f);
 void incoming_stop(struct ferry *f, const char *reason);
+bool incoming_cleans_later(struct ferry *f, struct vm *vm);
 
 void recovery_registered(void *owner, struct vm *vm);
+void recovery_clean(struct vm *vm);
 typedef void (*recovery_fn)(void *arg, bool runs_there);
 struct recovery;
 struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const char *vm,

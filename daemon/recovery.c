@@ -250,7 +250,8 @@ static void on_cleaned(void *arg, int status, const void *body, uint32_t len)
 	vm_put(vm);
 }
 
-static void clean(struct vm *vm)
+/** recovery_clean() - have its VMM empty its RAM; busy until that is done */
+void recovery_clean(struct vm *vm)
 {
 	vm->is_busy = true;
 	vm_ask(vm, VM_DISCARD, NULL, 0, -1, on_cleaned, vm_get(vm));
@@ -298,8 +299,9 @@ static void destination_registered(struct ferry *f, struct vm *vm)
 			     vm->name, vm->name);
 	else if (e)
 		journal_note(f->journal, e->id, JOURNAL_NEVER);
-	if (!vm->is_fresh || vm->run_state == VMFERRY_RUN_LOADED)
-		clean(vm);
+	/* As long as an incoming's threads may write to that RAM, it would not stay empty. */
+	if ((!vm->is_fresh || vm->run_state == VMFERRY_RUN_LOADED) && !incoming_cleans_later(f, vm))
+		recovery_clean(vm);
 }
 
 /** recovery_registered() - called for each VM that registers; one whose migration is alive is answered by that */

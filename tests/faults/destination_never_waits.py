@@ -14,7 +14,7 @@ import os, shutil, signal, socket, struct, sys, threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter, recv_all
 from faults import Faults
-from ferry import SLOW, Scene, ended, expect, main, migrate, wait_for
+from ferry import SLOW, Scene, ended, expect, main, migrate, stop, wait_for
 
 LIMIT = int(1000 * SLOW)  # strict; a loop that waits breaks any
 GUEST = 'v0=seq:20:4'
@@ -197,6 +197,28 @@ def the_vmm_dies_while_a_work_is_held():
                 c.stop()
 
 
+def a_vmm_that_registers_again_while_threads_still_write():
+    """its RAM is theirs until they have ended: it stays busy, is cleaned then, and takes the next migration"""
+    with Held('receiver-ends') as h:
+        c = Cutter(os.path.join(h.scene.dir, 'cutter.sock'), h.b.listen, 'prepared', 'call', lambda: stop(h.dst.proc))
+        try:
+            h.begin(c.uri)  # LOAD is not answered: the try is called off, and after 10 s the VMM is disconnected
+            wait_for('the VMM to be disconnected', lambda: 'web1-in' not in h.b.vms(), 60)
+            h.wait('receiver-ends')
+            h.dst.proc.send_signal(signal.SIGCONT)
+            wait_for('it to register again', lambda: 'web1-in' in h.b.vms(), 60)
+            h.wait_ended('failed')
+            expect(h.src.runs() and h.is_busy(), 'cleaned while threads of the migration before may write to it')
+            h.others_go_on()
+            expect(h.is_busy(), 'cleaned while threads of the migration before may write to it')
+            h.release()
+            h.again()
+            h.no_complaints()
+        finally:
+            h.dst.proc.send_signal(signal.SIGCONT)
+            c.stop()
+
+
 def the_daemon_is_told_to_end_while_a_work_is_held():
     """it waits for the work, and the guest runs at the source; what arrived runs on"""
     for point in WORKS + ('arrived',):
@@ -316,6 +338,7 @@ def never_is_a_promise_also_while_the_room_is_held():
 main([making_room_held_and_cancelled, making_room_held_until_the_source_gives_up,
       a_second_migration_while_the_first_is_being_closed, threads_that_do_not_end,
       the_room_of_a_guest_that_arrived_is_closed_in_the_background, the_vmm_dies_while_a_work_is_held,
+      a_vmm_that_registers_again_while_threads_still_write,
       the_daemon_is_told_to_end_while_a_work_is_held, prepared_waits_for_the_disk,
       a_disk_that_hangs_before_prepared_and_a_cancel, a_disk_that_hangs_after_prepared_costs_the_guest_nothing,
       never_is_a_promise_also_while_the_room_is_held])
