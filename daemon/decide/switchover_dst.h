@@ -32,7 +32,7 @@ enum dst_event {
 };
 
 enum dst_action {
-	DACT_PREPARE = 1 << 0,	    /* journal "begun"; tell PREPARED */
+	DACT_PREPARE = 1 << 0,	    /* journal "begun"; tell PREPARED once that is on the disk */
 	DACT_LOAD = 1 << 1,
 	DACT_TELL_READY = 1 << 2,
 	DACT_RUN = 1 << 3,	    /* journal "go" (not synced), then RUN */

@@ -59,7 +59,7 @@ _Static_assert(sizeof(struct wire_welcome) == 416, "wire");
  * @WIRE_AHEAD: S. struct wire_ahead and a bitmap of blocks to fault in
  * @WIRE_PLACED: D. struct wire_placed: all channels have placed that round
  * @WIRE_PREPARE: S. a switchover is near
- * @WIRE_PREPARED: D.
+ * @WIRE_PREPARED: D. it will know of the switchover after a loss of power, too: its journal is synced
  * @WIRE_STATE: S. struct wire_state: length of the device state of this attempt
  * @WIRE_READY: D. struct wire_ready
  * @WIRE_GO: S. only the destination may run the guest from here on
