@@ -196,6 +196,10 @@ def a_host_that_says_nothing():
         expect(src.runs(), 'the guest does not run')
 
 
+def nr_threads(daemon):
+    return len(os.listdir(f'/proc/{daemon.proc.pid}/task'))
+
+
 def a_name_server_that_never_answers():
     """a look-up ends with words, and until then nothing waits for it; hung look-ups are bounded"""
     with Scene() as s, DeafNameServer('127.0.0.5') as deaf:
@@ -207,13 +211,15 @@ def a_name_server_that_never_answers():
         failed(a, ['not connected within 20 s', 'look-up', '/etc/resolv.conf'], HUNG)
         begin(a, HUNG, timeout=1)
         wait_for('its time to be over', lambda: status(a) == 'failed')
+        threads = nr_threads(a)
         for n in range(MANY - 2):
             begin(a, HUNG)
+            threads += 1
+            wait_for('the look-up to begin', lambda: nr_threads(a) >= threads)
             cancel_at_once(a)
-        threads = len(os.listdir(f'/proc/{a.proc.pid}/task'))
         for _ in range(20):
             refused(a, [f'{MANY} earlier attempts to connect still wait for a name server', 'numeric'], HUNG)
-        expect(len(os.listdir(f'/proc/{a.proc.pid}/task')) <= threads, 'it makes threads for attempts that it refuses')
+        expect(nr_threads(a) <= threads, 'it makes threads for attempts that it refuses')
         expect(migrate(a, b)['status'] == 'completed', 'an address that needs no look-up does not work')
         expect(is_about(stood_still(dst), 300), f'it stood still for {stood_still(dst)} us')
         a.kill(signal.SIGTERM)
