@@ -310,7 +310,7 @@ void switchover_hold(struct migration *m)
 	migration_set_status(m, MIGRATION_HELD);
 	error_report("vm %s: %s after GO was sent: the guest is held paused here, for it may run at %s; "
 		     "asking there until it answers; if you know better: \"vmferry resolve %s --gone\" or "
-		     "\"--run-here\"", m->name, m->error, m->connector.uri, m->name);
+		     "\"--run-here\"", m->name, m->error, m->connector.peer, m->name);
 	peer_close(m->peer);
 	m->peer = NULL;
 	m->recovery = recovery_ask_peer(m->f, m->id, m->name, m->connector.peer, on_peer_answered, m);

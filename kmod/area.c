@@ -259,9 +259,12 @@ static void heat(struct area *a, unsigned int region, u64 word)
  */
 u32 area_found(struct area *a, unsigned int region, u64 word, u64 bits)
 {
-	const struct area_region *r = &a->region[region];
+	const struct area_region *r;
 
-	if (region >= VMFERRY_MAX_REGIONS || !r->used || word >= r->desc.bitmap_words)
+	if (region >= VMFERRY_MAX_REGIONS)
+		return 0;
+	r = &a->region[region];
+	if (!r->used || word >= r->desc.bitmap_words)
 		return 0;
 	if (word == r->nr_pages / 64)
 		bits &= (1ULL << (r->nr_pages % 64)) - 1;

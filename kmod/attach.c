@@ -422,7 +422,11 @@ static void free_attachment(struct attachment *a)
 	ring_cursors_fini(&a->rings);
 	vcpus_fini(&a->vcpus);
 	area_fini(&a->area);
-	kvfree(a);
+	/*
+	 * On PREEMPT_RT irq_work_sync() returns before the work's interrupt has read the work for
+	 * the last time. That runs with interrupts off, which is a reader's section of RCU.
+	 */
+	kvfree_rcu(a, rcu);
 }
 
 static int attach_release(struct inode *inode, struct file *file)

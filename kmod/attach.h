@@ -41,6 +41,7 @@ enum attach_op { OP_NONE, OP_START, OP_STOP, OP_HARVEST, OP_HARVEST_FINAL, OP_RE
  */
 struct attachment {
 	struct list_head node;
+	struct rcu_head rcu;
 	unsigned int id;
 	struct kobject kobj;
 	struct completion kobj_gone;

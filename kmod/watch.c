@@ -256,11 +256,6 @@ void watch_stop(struct watch *w)
 		mutex_unlock(&watched_lock);
 		synchronize_rcu(); /* nothing queues @kick any more */
 		irq_work_sync(&w->kick);
-		/*
-		 * Its interrupt may still read @kick after the end that the sync waits for. It runs
-		 * with interrupts off, which is a reader's section of RCU.
-		 */
-		synchronize_rcu();
 	}
 	map = rcu_dereference_protected(w->map, true);
 	RCU_INIT_POINTER(w->map, NULL);

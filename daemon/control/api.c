@@ -26,18 +26,22 @@ struct api {
 	struct migration_params params;
 };
 
+/** struct command - @run answers with an object, or @write, if it is set, with its text, to be freed */
 struct command {
 	const char *name;
 	json_t *(*run)(struct api *a, json_t *args, char *why, size_t len);
+	char *(*write)(struct api *a, json_t *args, char *why, size_t len);
 };
 
 /* ---- sending ---- */
+
+static const char out_of_memory[] = "{\"error\":{\"class\":\"GenericError\",\"desc\":\"out of memory\"}}";
 
 static void say(struct api_client *c, json_t *j)
 {
 	char *text = json_dumps(j, JSON_COMPACT | JSON_PRESERVE_ORDER);
 
-	api_client_say(c, text ? text : "{\"error\":{\"class\":\"GenericError\",\"desc\":\"out of memory\"}}");
+	api_client_say(c, text ? text : out_of_memory);
 	free(text);
 	json_decref(j);
 }
@@ -266,10 +270,12 @@ static json_t *cmd_query_vms(struct api *a, json_t *args, char *why, size_t len)
 	return list;
 }
 
-static json_t *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_t len)
+static char *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_t len)
 {
 	json_t *vm = json_object_get(args, "vm"), *last = json_object_get(args, "last");
+	char *quoted, *list, *text = NULL;
 	uint64_t most = 100;
+	json_t *probe;
 
 	if (last && !take_uint(last, "last", 1000, &most, why, len))
 		return NULL;
@@ -277,8 +283,15 @@ static json_t *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_
 		snprintf(why, len, "argument 'vm' must be a string");
 		return NULL;
 	}
-	return json_pack("{s:s, s:o}", "probe", blackouts_why(a->f->blackouts), "blackouts",
-			 blackouts_json(a->f->blackouts, json_string_value(vm), most));
+	probe = json_string(blackouts_why(a->f->blackouts));
+	quoted = probe ? json_dumps(probe, JSON_ENCODE_ANY) : NULL;
+	list = blackouts_text(a->f->blackouts, json_string_value(vm), most);
+	if (!quoted || !list || asprintf(&text, "{\"probe\":%s,\"blackouts\":%s}", quoted, list) < 0)
+		text = NULL;
+	free(quoted);
+	free(list);
+	json_decref(probe);
+	return text;
 }
 
 static json_t *cmd_query_version(struct api *a, json_t *args, char *why, size_t len)
@@ -307,17 +320,17 @@ static json_t *cmd_query_loop(struct api *a, json_t *args, char *why, size_t len
 static json_t *cmd_query_commands(struct api *a, json_t *args, char *why, size_t len);
 
 static const struct command commands[] = {
-	{ "migrate", cmd_migrate },
-	{ "migrate_cancel", cmd_cancel },
-	{ "migrate-set-parameters", cmd_set_parameters },
-	{ "query-migrate-parameters", cmd_query_parameters },
-	{ "query-migrate", cmd_query_migrate },
-	{ "query-vms", cmd_query_vms },
-	{ "query-blackouts", cmd_query_blackouts },
-	{ "query-loop", cmd_query_loop },
-	{ "query-version", cmd_query_version },
-	{ "query-commands", cmd_query_commands },
-	{ "resolve", cmd_resolve },
+	{ "migrate", .run = cmd_migrate },
+	{ "migrate_cancel", .run = cmd_cancel },
+	{ "migrate-set-parameters", .run = cmd_set_parameters },
+	{ "query-migrate-parameters", .run = cmd_query_parameters },
+	{ "query-migrate", .run = cmd_query_migrate },
+	{ "query-vms", .run = cmd_query_vms },
+	{ "query-blackouts", .write = cmd_query_blackouts },
+	{ "query-loop", .run = cmd_query_loop },
+	{ "query-version", .run = cmd_query_version },
+	{ "query-commands", .run = cmd_query_commands },
+	{ "resolve", .run = cmd_resolve },
 };
 
 #define NR_COMMANDS (sizeof(commands) / sizeof(commands[0]))
@@ -345,6 +358,18 @@ static void answer(struct api_client *c, json_t *id, json_t *result, const char 
 	say(c, j);
 }
 
+/* As answer(), but @text is a value already. */
+static void answer_text(struct api_client *c, json_t *id, const char *text)
+{
+	char *quoted = id ? json_dumps(id, JSON_ENCODE_ANY | JSON_COMPACT) : NULL, *line;
+
+	if (asprintf(&line, quoted ? "{\"return\":%s,\"id\":%s}" : "{\"return\":%s}", text, quoted) < 0)
+		line = NULL;
+	api_client_say(c, line ? line : out_of_memory);
+	free(line);
+	free(quoted);
+}
+
 static void run_command(struct api *a, struct api_client *c, json_t *id, const char *name, json_t *args)
 {
 	char why[512] = "it failed";
@@ -355,6 +380,14 @@ static void run_command(struct api *a, struct api_client *c, json_t *id, const c
 	if (i == NR_COMMANDS) {
 		snprintf(why, sizeof(why), "The command %.64s has not been found", name);
 		answer(c, id, NULL, "CommandNotFound", why);
+	} else if (commands[i].write) {
+		char *text = commands[i].write(a, args, why, sizeof(why));
+
+		if (text)
+			answer_text(c, id, text);
+		else
+			answer(c, id, NULL, "GenericError", why);
+		free(text);
 	} else {
 		answer(c, id, commands[i].run(a, args, why, sizeof(why)), "GenericError", why);
 	}

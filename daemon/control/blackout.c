@@ -24,30 +24,41 @@
 #define KEPT 1000
 #define SLOT_NONE (-1)
 
+/** struct kept_line - one stop as a line of JSON, and the VM it was of */
+struct kept_line {
+	char *line, *vm;
+};
+
 struct blackouts {
 	struct probe *probe;
 	char why[200]; /* there is none */
 	struct scribe *scribe;
 	char *path;
 	unsigned int lines; /* in the file */
-	char *kept[KEPT];   /* a ring of lines of JSON: as text they take a tenth of the memory */
+	struct kept_line kept[KEPT]; /* a ring; as text they take a tenth of the memory */
 	unsigned int nr_kept, at;
 };
 
-/* Takes @line over. */
-static void keep(struct blackouts *b, char *line)
+static void free_line(struct kept_line *k)
 {
-	free(b->kept[b->at]);
-	b->kept[b->at] = line;
+	free(k->line);
+	free(k->vm);
+}
+
+/* Takes @line over. */
+static void keep(struct blackouts *b, char *line, const char *vm)
+{
+	free_line(&b->kept[b->at]);
+	b->kept[b->at] = (struct kept_line){ line, vm ? strdup(vm) : NULL };
 	b->at = (b->at + 1) % KEPT;
 	if (b->nr_kept < KEPT)
 		b->nr_kept++;
 }
 
 /* The oldest is 0. */
-static const char *kept(const struct blackouts *b, unsigned int i)
+static const struct kept_line *kept(const struct blackouts *b, unsigned int i)
 {
-	return b->kept[(b->at + KEPT - b->nr_kept + i) % KEPT];
+	return &b->kept[(b->at + KEPT - b->nr_kept + i) % KEPT];
 }
 
 static void read_history(struct blackouts *b)
@@ -63,7 +74,7 @@ static void read_history(struct blackouts *b)
 
 		b->lines++;
 		if (text)
-			keep(b, text);
+			keep(b, text, json_string_value(json_object_get(j, "vm")));
 		json_decref(j);
 	}
 	fclose(f);
@@ -95,7 +106,7 @@ void blackouts_close(struct blackouts *b)
 		return;
 	probe_close(b->probe);
 	for (unsigned int i = 0; i < KEPT; i++)
-		free(b->kept[i]);
+		free_line(&b->kept[i]);
 	free(b->path);
 	free(b);
 }
@@ -135,13 +146,13 @@ static char *all_lines(struct blackouts *b)
 	char *text;
 
 	for (unsigned int i = 0; i < b->nr_kept; i++)
-		len += strlen(kept(b, i));
+		len += strlen(kept(b, i)->line);
 	text = malloc(len); /* at once: a stream that grows copies it all again and again */
 	if (!text)
 		return NULL;
 	text[0] = '\0';
 	for (b->lines = 0; b->lines < b->nr_kept; b->lines++)
-		at = (size_t)(stpcpy(text + at, kept(b, b->lines)) - text);
+		at = (size_t)(stpcpy(text + at, kept(b, b->lines)->line) - text);
 	return text;
 }
 
@@ -157,28 +168,55 @@ void blackouts_add(struct blackouts *b, const struct blackout_record *r)
 	json_decref(j);
 	if (!line)
 		return;
-	keep(b, line);
+	keep(b, line, r->vm);
 	if (++b->lines >= 2 * KEPT)
 		scribe_replace(b->scribe, b->path, all_lines(b));
 	else
 		scribe_append(b->scribe, b->path, strdup(line));
 }
 
-/** blackouts_json() - the last @most, oldest first; of @vm, or of all if it is NULL */
-json_t *blackouts_json(const struct blackouts *b, const char *vm, size_t most)
+static bool is_of(const struct kept_line *k, const char *vm)
 {
-	json_t *list = json_array();
+	return !vm || (k->vm && !strcmp(vm, k->vm));
+}
 
-	for (unsigned int i = b->nr_kept; i-- && json_array_size(list) < most;) {
-		json_t *j = json_loads(kept(b, i), 0, NULL);
+/**
+ * blackouts_text() - the last @most, oldest first, as a JSON array; of @vm, or of all if it is NULL
+ *
+ * The lines are copied as they are: to parse a thousand of them would keep the loop for 10 ms.
+ * Return: to be freed; NULL: no memory
+ */
+char *blackouts_text(const struct blackouts *b, const char *vm, size_t most)
+{
+	unsigned int first = b->nr_kept;
+	size_t room = 3;
+	char *text, *at;
 
-		const char *of = json_string_value(json_object_get(j, "vm"));
+	while (first && most) {
+		const struct kept_line *k = kept(b, --first);
 
-		if (j && (!vm || (of && !strcmp(vm, of))))
-			json_array_insert(list, 0, j);
-		json_decref(j);
+		if (!is_of(k, vm))
+			continue;
+		most--;
+		room += strlen(k->line) + 1;
 	}
-	return list;
+	text = at = malloc(room);
+	if (!text)
+		return NULL;
+	*at++ = '[';
+	for (unsigned int i = first; i < b->nr_kept; i++) {
+		const struct kept_line *k = kept(b, i);
+		size_t len = strcspn(k->line, "\n");
+
+		if (!is_of(k, vm))
+			continue;
+		if (at > text + 1)
+			*at++ = ',';
+		memcpy(at, k->line, len);
+		at += len;
+	}
+	memcpy(at, "]", 2);
+	return text;
 }
 
 /** blackouts_why() - why there is no probe; "" if there is one */

@@ -50,7 +50,7 @@ struct blackouts;
 int blackouts_open(struct scribe *s, const char *history, struct blackouts **out);
 void blackouts_close(struct blackouts *b);
 void blackouts_add(struct blackouts *b, const struct blackout_record *r);
-json_t *blackouts_json(const struct blackouts *b, const char *vm, size_t most);
+char *blackouts_text(const struct blackouts *b, const char *vm, size_t most);
 const char *blackouts_why(const struct blackouts *b);
 
 int blackout_watch(struct blackouts *b, int pid);

@@ -8,7 +8,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..
 from ferry import OUT, Failed, Scene, expect, is_about, main, migrate, stop, wait_for
 
 VMFERRY = os.path.join(OUT, 'bin', 'vmferry')
-CHROMIUM = ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+# VMFERRY_CHROMIUM: the browser, where it is not the one in PATH
+CHROMIUM = [os.environ.get('VMFERRY_CHROMIUM') or 'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
             '--disable-background-networking', '--disable-component-update', '--disable-sync', '--hide-scrollbars']
 
 

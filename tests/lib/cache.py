@@ -5,9 +5,10 @@ Theory of operation: every product (a kernel, a source tree, a room) has a lock 
 is made in a folder NAME.new-RANDOM, gets its .complete file there, and is then renamed to NAME: a
 process that is killed leaves a .new- folder, which the next holder of the lock removes. Commands that
 fill the cache die with the process that started them."""
-import contextlib, fcntl, glob, os, re, shutil, subprocess, sys, tempfile
+import contextlib, fcntl, glob, os, re, shutil, subprocess, sys, tempfile, time
 
 CACHE = os.environ.get('VMFERRY_CACHE') or os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'vmferry')
+TRIES, PAUSE = 3, int(os.environ.get('VMFERRY_PAUSE', 15))
 # Mounts and processes of their own, which end with the command.
 APART = ['unshare', '--mount', '--pid', '--fork', '--kill-child']
 
@@ -27,6 +28,18 @@ def run(cmd, **kw):
     if got.returncode:
         raise Missing(f"{' '.join(cmd[:6])} ... ended with {got.returncode}: {got.stdout[-1500:]}")
     return got.stdout
+
+
+def fetch(cmd, **kw):
+    """run() for a command that fetches: an archive that is just being renewed is right a moment later."""
+    for left in reversed(range(TRIES)):
+        try:
+            return run(cmd, **kw)
+        except Missing as e:
+            if not left:
+                raise
+            say(f'once more in {PAUSE} s: {e}')
+            time.sleep(PAUSE)
 
 
 def read(path):
@@ -87,13 +100,12 @@ def passing(path):
 
 
 @contextlib.contextmanager
-def making(path, mark=''):
-    """A new folder, which gets the name @path and .complete with @mark in it when the block ends well."""
+def making(path):
+    """A new folder, which gets .complete in it and then the name @path when the block ends well."""
     discard(path)
     with passing(path) as new:
         yield new
-        with open(os.path.join(new, '.complete'), 'w') as f:
-            f.write(mark)
+        open(os.path.join(new, '.complete'), 'w').close()
         os.rename(new, path)
 
 

@@ -33,7 +33,7 @@ print(*os.listdir(CACHE + "/things"), "mounted" if P in open("/proc/self/mountin
 
 
 def python(code, to, wrap=()):
-    return [*wrap, sys.executable, '-c', code], {**os.environ, 'VMFERRY_CACHE': to}
+    return [*wrap, sys.executable, '-c', code], {**os.environ, 'VMFERRY_CACHE': to, 'VMFERRY_PAUSE': '0'}
 
 
 def said(code, to, wrap=()):
@@ -67,6 +67,14 @@ def a_killed_process_leaves_no_half_product():
         expect(said(WHOLE, to) == '.complete whole a', 'not made anew, or leftovers stay')
 
 
+def what_fetches_is_tried_again():
+    with tempfile.TemporaryDirectory() as to:
+        once = HEAD + 'print(fetch(["sh", "-c", "test -e $0/x || { touch $0/x; exit 1; }; echo it", CACHE]))'
+        never = HEAD + 'try: fetch(["sh", "-c", "echo . >>$0/tries; exit 7", CACHE])\nexcept Missing as e: print("ended with 7" in str(e))'
+        expect(said(once, to) == 'it', 'not tried again')
+        expect(said(never, to) == 'True' and open(f'{to}/tries').read().count('.') == 3, 'not given up after three tries')
+
+
 def a_product_is_made_once():
     with tempfile.TemporaryDirectory() as to:
         said(WHOLE, to)
@@ -93,4 +101,4 @@ def leftovers_with_mounts_are_removed():
         expect(said(MOUNTED, to, ['unshare', '--mount']) == 'a', 'a leftover or its mount stays')
 
 
-main([a_killed_process_leaves_no_half_product, a_product_is_made_once, one_product_does_not_hold_up_another, leftovers_with_mounts_are_removed])
+main([a_killed_process_leaves_no_half_product, what_fetches_is_tried_again, a_product_is_made_once, one_product_does_not_hold_up_another, leftovers_with_mounts_are_removed])

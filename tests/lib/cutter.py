@@ -19,15 +19,37 @@ def recv_all(sock, n):
     return data
 
 
+def split(uri):
+    """(family, address) of unix:PATH or tcp:IPV4:PORT"""
+    kind, _, rest = uri.partition(':')
+    host, _, port = rest.rpartition(':')
+    return (socket.AF_UNIX, rest) if kind == 'unix' else (socket.AF_INET, (host, int(port)))
+
+
+def listen_at(uri, backlog=64):
+    family, address = split(uri)
+    s = socket.socket(family)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(address)
+    s.listen(backlog)
+    return s
+
+
+def connect_to(uri):
+    family, address = split(uri)
+    s = socket.socket(family)
+    s.connect(address)
+    return s
+
+
 class Cutter:
-    """listens at @uri (unix:PATH), passes on to @to (unix:PATH); @at: name of a message, its first time only"""
+    """listens at @path (PATH, or tcp:IPV4:PORT), passes on to the address @to; @at: name of a message, its first time only"""
 
     def __init__(self, path, to, at=None, when='before', call=None):
-        self.path, self.to, self.at, self.when, self.call = path, to.removeprefix('unix:'), at, when, call
-        self.uri, self.seen, self.has_cut = f'unix:{path}', [], threading.Event()
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(path)
-        self.listener.listen(64)
+        self.to, self.at, self.when, self.call = to, at, when, call
+        self.uri = path if path.startswith('tcp:') else f'unix:{path}'
+        self.seen, self.has_cut = [], threading.Event()
+        self.listener = listen_at(self.uri)
         self.socks = []
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -35,8 +57,7 @@ class Cutter:
         while True:
             try:
                 near, _ = self.listener.accept()
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(self.to)
+                far = connect_to(self.to)
             except OSError:
                 return
             self.socks += [near, far]
@@ -97,4 +118,5 @@ class Cutter:
         self.cut(*self.socks)
         for s in self.socks:
             s.close()
-        os.unlink(self.path)
+        if self.uri.startswith('unix:'):
+            os.unlink(self.uri[5:])

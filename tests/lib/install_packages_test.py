@@ -10,6 +10,7 @@ from ferry import expect, main
 
 INSTALL = os.path.join(os.path.dirname(os.path.realpath(__file__)), 'install-packages')
 LOCKED = 'E: Could not get lock /var/lib/apt/lists/lock. It is held by process 4711 (apt-get)'
+KILLED = "E: dpkg was interrupted, you must manually run 'dpkg --configure -a' to correct the problem."
 BROKEN = 'E: Failed to fetch it: 404 Not Found'
 APT = '''#!/bin/sh
 for last; do case $last in update|install) echo $last >>"$T/calls"; break ;; esac; done
@@ -23,6 +24,7 @@ def installed(plan, lists='fresh', packages=(), args=('build',), root=True, **en
     """Runs install-packages where apt-get answers by @plan; Return: code, output, calls of apt-get"""
     with tempfile.TemporaryDirectory() as to:
         for name, text in (('apt-get', APT), ('id', f'#!/bin/sh\necho {0 if root else 1000}\n'),
+                           ('dpkg', '#!/bin/sh\necho configure >>"$T/calls"\n'),
                            ('dpkg-query', f'#!/bin/sh\nfor last; do :; done\ncase " {" ".join(packages)} " in *" $last "*) echo ok installed ;; esac\n')):
             with open(f'{to}/{name}', 'w') as f:
                 f.write(text)
@@ -65,6 +67,13 @@ def an_install_that_fails_is_tried_with_new_lists():
     expect(code == 0 and got == ['install', 'update', 'install'] and BROKEN not in out, f'{code} {got} {out}')
 
 
+def what_a_killed_apt_left_is_mended():
+    code, out, got = installed([KILLED, 'well'])
+    expect(code == 0 and got == ['install', 'configure', 'install'], f'{code} {got} {out}')
+    code, out, got = installed([KILLED] * 5)
+    expect(code == 1 and KILLED in out and got.count('configure') == 1, f'{code} {got} {out}')
+
+
 def apt_is_heard_when_it_fails():
     code, out, _ = installed([BROKEN, 'well', 'E: Unable to locate package gcc'])
     expect(code == 1 and 'apt: E: Unable to locate package gcc' in out, out)
@@ -88,4 +97,4 @@ def who_may_not_install_is_told():
 
 
 main([it_waits_for_another_apt, lists_that_are_missing_or_old_are_fetched_first, an_install_that_fails_is_tried_with_new_lists,
-      apt_is_heard_when_it_fails, the_demo_brings_no_more_than_it_needs, who_may_not_install_is_told])
+      what_a_killed_apt_left_is_mended, apt_is_heard_when_it_fails, the_demo_brings_no_more_than_it_needs, who_may_not_install_is_told])

@@ -14,14 +14,13 @@ A cached room is shared: packages are only added to it. The file .changing stand
 a room in which an earlier process left that file is made anew."""
 import argparse, contextlib, glob, os, re, shutil, signal, subprocess, sys, tempfile, time
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
-from cache import APART, CACHE, Missing, archive, discard, lock, making, passing, read, run, say
+from cache import APART, CACHE, Missing, archive, discard, fetch, is_complete, lock, making, passing, run, say, TRIES
 
 TOP = os.path.realpath(os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..'))
 KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
-TRIES = 3
-# Version of what make_room() does: rooms of another one are made anew.
-MARK = 'room 1'
-MOUNTS = '''set -e; mount -t proc proc "$0/proc"; mount --rbind /sys "$0/sys"
+LEFTOVER_AGE = 86400
+MOUNTS = '''set -e; mount --bind "$0" "$0" # its root is a mount, as it is on a machine
+mount -t proc proc "$0/proc"; mount --rbind /sys "$0/sys"
 if [ -e /dev/kvm ]; then : >"$0/dev/kvm"; mount --bind /dev/kvm "$0/dev/kvm"; fi
 exec chroot "$0" "$@"'''
 
@@ -46,7 +45,7 @@ def show_in_room(path, folder, cmd):
 
 
 def apt_get(path, *args):
-    in_room(path, ['apt-get', '-q', '-o', 'Acquire::Retries=5', *args])
+    fetch([*APART, 'sh', '-c', MOUNTS, path, 'apt-get', '-q', '-o', 'Acquire::Retries=5', *args], env=room_env())
 
 
 def has(path, package):
@@ -92,7 +91,7 @@ def room(suite, packages):
     path = os.path.join(CACHE, 'rooms', suite)
 
     def is_made():
-        return read(os.path.join(path, '.complete')) == MARK and not os.path.exists(os.path.join(path, '.changing'))
+        return is_complete(path) and not os.path.exists(os.path.join(path, '.changing'))
 
     def lacks():
         return [p for p in packages if not has(path, p)]
@@ -102,7 +101,7 @@ def room(suite, packages):
             return path
     with lock(f'room-{suite}'):
         if not is_made():
-            with making(path, MARK) as new:
+            with making(path) as new:
                 debootstrap(suite, new, (suite, f'{suite}-backports'))
         if lacks():
             say(f"installing in the room of {suite}: {' '.join(lacks())}")
@@ -119,6 +118,9 @@ def using(path):
 def tree_in(path, tree, committed=False):
     """A copy of a tree in a room; yields its path there."""
     os.makedirs(os.path.join(path, 'trees'), exist_ok=True)
+    for left in glob.glob(f'{path}/trees/vmferry-*'):  # by a process that was killed
+        if time.time() - os.path.getmtime(left) > LEFTOVER_AGE:
+            shutil.rmtree(left, ignore_errors=True)
     to = tempfile.mkdtemp(prefix='vmferry-', dir=os.path.join(path, 'trees'))
     try:
         if committed:

@@ -39,7 +39,9 @@ static void what_is_written_down_is_the_same_address(void **state)
 	struct address before;
 
 	(void)state;
-	assert_true(address_resolve("tcp:localhost:4747", list, why, sizeof(why)) >= 1);
+	/* Another spelling of an address stands for a name: a machine may know no name at all. */
+	assert_int_equal(address_resolve("tcp:127.1:4747", list, why, sizeof(why)), 1);
+	assert_string_equal(list[0].uri, "tcp:127.0.0.1:4747");
 	before = list[0];
 	assert_int_equal(address_resolve(before.uri, list, why, sizeof(why)), 1);
 	assert_int_equal(list[0].len, before.len);

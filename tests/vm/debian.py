@@ -7,7 +7,7 @@ the suite that each kernel was made for, with that suite's compiler."""
 import glob, hashlib, os, re, shutil, sys, tempfile, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 import room as rooms
-from cache import CACHE, Missing, archive, is_complete, lock, making, passing, read, run, say
+from cache import CACHE, Missing, archive, fetch, is_complete, lock, making, passing, read, run, say
 from room import KEYRING, in_room
 
 # name: (suite whose linux-image-amd64 names the kernel, suite whose compiler builds its modules)
@@ -43,7 +43,7 @@ def apt_env():
                         f'Dir::Etc::preferencesparts "/dev/null";\nDir::State "{room}/state";\n'
                         f'Dir::State::status "{room}/status";\nDir::Cache "{room}/cache";\nAPT::Sandbox::User "root";\n'
                         'Acquire::Retries "5";\n')
-            run(['apt-get', '-q', '-o', 'APT::Update::Error-Mode=any', 'update'], env=env)
+            fetch(['apt-get', '-q', '-o', 'APT::Update::Error-Mode=any', 'update'], env=env)
             with open(stamp, 'w') as f:
                 f.write(sources)
     apt_env.is_fresh = True
@@ -58,7 +58,7 @@ def apt(*cmd, **kw):
     """Runs apt-get or apt-cache on the lists of the cache, which stay as they are meanwhile."""
     env = apt_env()
     with lock('apt', shared=True):
-        return run(list(cmd), env=env, **kw)
+        return (fetch if 'download' in cmd else run)(list(cmd), env=env, **kw)
 
 
 def show(package):
