@@ -139,7 +139,7 @@ static int ask_with_failure(struct __test_metadata *_metadata, int dev, struct v
 	ASSERT_EQ(0, harvest_when_asked_only(fd));
 	if (amid)
 		ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
-	/* A slot and a vCPU's worth of new memory. */
+	/* An alias, and a slot that wants a region of its own. */
 	ASSERT_EQ(0, vm_set_slot(vm, 1, 1 << 30, SIZE, vm->ram, 0));
 	ASSERT_EQ(0, vm_set_slot(vm, 2, 2UL << 30, SIZE / 2, vm->ram, 0));
 	ASSERT_EQ(0, fail_nth_of(thread, nth));
@@ -165,24 +165,60 @@ static int ask_with_failure(struct __test_metadata *_metadata, int dev, struct v
 	return injected;
 }
 
-/* Seen to fail: without the check of what watch_add_region() returned (NULL dereference). */
-TEST_F(fault, each_allocation_of_the_thread_may_fail)
+FIXTURE(thread) {
+	int dev;
+	struct vm vm;
+};
+
+FIXTURE_VARIANT(thread) {
+	unsigned int ring_entries;
+	uint32_t flags;
+};
+
+FIXTURE_VARIANT_ADD(thread, own_ring) {
+	.ring_entries = 1024, .flags = VMFERRY_ATTACH_OWN_RING,
+};
+FIXTURE_VARIANT_ADD(thread, watched) {
+	.ring_entries = 1024, .flags = 0,
+};
+FIXTURE_VARIANT_ADD(thread, bitmap) {
+	.ring_entries = 0, .flags = 0,
+};
+
+FIXTURE_SETUP(thread)
 {
-	static const uint32_t flags[] = { 0, VMFERRY_ATTACH_OWN_RING, 0 };
-	struct vm bitmap;
+	if (access("/proc/self/fail-nth", W_OK))
+		SKIP(return, "this kernel injects no faults (CONFIG_FAULT_INJECTION)");
+	let_all_allocations_be_considered();
+	self->dev = open("/dev/vmferry", O_RDWR);
+	ASSERT_LE(0, self->dev);
+	ASSERT_EQ(0, vm_make(&self->vm, SIZE, 1, variant->ring_entries));
+}
 
-	ASSERT_EQ(0, vm_make(&bitmap, SIZE, 1, 0));
-	for (int mode = 0; mode < 3; mode++) {
-		for (int amid = 0; amid < 2; amid++) {
-			int nth = 1;
+FIXTURE_TEARDOWN(thread)
+{
+	vm_free(&self->vm);
+	close(self->dev);
+}
 
-			while (ask_with_failure(_metadata, self->dev, mode == 2 ? &bitmap : &self->vm, flags[mode], nth, amid))
-				nth++;
-			EXPECT_LT(3, nth);
-			TH_LOG("mode %d, %s: %d failures", mode, amid ? "harvest" : "start", nth - 1);
-		}
-	}
-	vm_free(&bitmap);
+TEST_F(thread, each_allocation_of_a_start_may_fail)
+{
+	int nth = 1;
+
+	while (ask_with_failure(_metadata, self->dev, &self->vm, variant->flags, nth, false))
+		nth++;
+	EXPECT_LT(3, nth);
+	TH_LOG("%d allocations failed", nth - 1);
+}
+
+TEST_F(thread, each_allocation_of_a_harvest_may_fail)
+{
+	int nth = 1;
+
+	while (ask_with_failure(_metadata, self->dev, &self->vm, variant->flags, nth, true))
+		nth++;
+	EXPECT_LT(3, nth);
+	TH_LOG("%d allocations failed", nth - 1);
 }
 
 static void inject(int thread, const char *percent)
