@@ -6,9 +6,8 @@ may be told to end; when the work ends, all of that comes to its proper end.
 
 A work is held at its fault point (daemon/base/fault.c), for one guest, web1.
 
-Seen to fail: with works run on the loop's thread (worker_do() calling run() itself) every test here: the daemon does
-not answer within 30 s; without closing_is_due() in the done() of a set-up's work the daemon crashes or never ends the
-migration; with NEVER noted before RESUME is answered, a_vmm_that_does_not_resume_leaves_its_entry_open."""
+Seen to fail: with works run on the loop's thread (worker_do() calling run() itself) every test that holds one: the
+daemon does not answer within 30 s; nobody_is_warmed_during_a_migration without warm_hold()."""
 import os, signal, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from faults import Faults
