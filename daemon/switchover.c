@@ -257,6 +257,7 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 			error_report("vm %s: its VMM cannot resume the guest: %s; the guest is stopped at "
 				     "the source; look at the VMM (pid %d)",
 				     m->name, strerror(-status), migration_vmm(m)->pid);
+		vm_disbelieve(migration_vmm(m)); /* recovery.c asks once more */
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}

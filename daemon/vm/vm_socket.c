@@ -487,6 +487,12 @@ void vm_socket_forget(struct vm_socket *s, const void *arg)
 	}
 }
 
+/** vm_socket_shut() - nothing more is sent or received; socket_ready() then takes the connection for lost */
+void vm_socket_shut(struct vm_socket *s)
+{
+	shutdown(s->source.fd, SHUT_RDWR);
+}
+
 static void accept_ready(struct loop_source *src, uint32_t events)
 {
 	struct vm_list *l = src->owner;
