@@ -8,7 +8,7 @@ The VMMs are stand-ins (tests/lib/standin_vmm.py): there is no guest, only the a
 Seen to fail: without vm_disbelieve() a guest whose VMM refused RESUME once stays stopped for ever, and one whose VMM
 refused RUN runs nowhere while both sides wait for the operator; with account_called_off() learning from a guest that
 was held after GO, the next migrations are refused, for starting a guest takes 20 s; with a RESUME that failed
-accounted, the history has a blackout of 0 us."""
+accounted, the history has a blackout of 0 us; with any name accepted, one brings lines of its own into log and journal."""
 import os, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import SLOW, Failed, Scene, ended, expect, main, wait_for
@@ -143,5 +143,24 @@ def a_resume_that_failed_is_no_blackout_of_nothing():
         expect(not any(h['blackout-us'] == 0 for h in history), str(history))
 
 
+def names_that_forge_are_refused():
+    """names stand in the journal, in the log and in JSON"""
+    with Scene() as s:
+        a = s.daemon('a')
+        forged = 'never ' + '00' * 16
+        for name in (f'x\n{forged}'[:63], 'x\ty', 'x\x7f', ' web1', 'w\xff\xfeb', '\n'):
+            v = StandinVmm(a.vmm, name=name)
+            try:
+                wait_for(f'{name!r} to be refused', lambda: v.errors or v.is_registered.is_set())
+                expect(not v.is_registered.is_set(), f'{name!r} is registered')
+            finally:
+                v.stop()
+        v = StandinVmm(a.vmm, name='web 1-~')
+        try:
+            wait_for('a good name', lambda: 'web 1-~' in a.vms())
+        finally:
+            v.stop()
+
+
 main([the_source_lies_or_dies, the_destination_lies_or_dies, what_was_held_teaches_nothing_of_a_start,
-      a_resume_that_failed_is_no_blackout_of_nothing])
+      a_resume_that_failed_is_no_blackout_of_nothing, names_that_forge_are_refused])
