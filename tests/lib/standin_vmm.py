@@ -54,7 +54,7 @@ class StandinVmm:
             struct.pack('<64sQQQII', b'ram0', 0, self.size, 0, 4096, 0)
 
     def runs(self):
-        return self.state == RUNNING
+        return self.state == RUNNING and not self.is_dead
 
     # ---- the connection ----
 
@@ -105,7 +105,6 @@ class StandinVmm:
     def die(self):
         """its process is gone, and the guest with it"""
         self.is_dead = True
-        self.state = None
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
