@@ -304,8 +304,11 @@ void account_called_off(struct migration *m)
 	open = fill_parts(m, 0, m->report.actual_ns);
 	remember(m, BLACKOUT_CALLED_OFF, stall, 0, by);
 	learn_parts(m, p, m->report.actual_ns, open);
-	learn_open_part(m, p, open, less(m->t.resume_asked, m->t.last_exit));
-	learn_total(m, p, m->t.resume_asked - m->t.last_exit + predictor_from(&m->expected, open));
+	/* After GO the guest was held until somebody knew: that tells nothing of how long a start takes. */
+	if (!m->t.go) {
+		learn_open_part(m, p, open, less(m->t.resume_asked, m->t.last_exit));
+		learn_total(m, p, m->t.resume_asked - m->t.last_exit + predictor_from(&m->expected, open));
+	}
 	m->t.resume_asked = 0;
 }
 
@@ -337,7 +340,7 @@ bool account_may_try_again(struct migration *m, struct prediction *best)
 /** account_end() - the migration is over, the guest runs; account_close() and account_closed() follow */
 void account_end(struct migration *m)
 {
-	if (m->t.resume_asked && m->t.resumed) /* a VMM that is gone teaches nothing */
+	if (m->t.resume_asked && m->t.resumed) /* a RESUME that failed took no time that could be learned */
 		account_called_off(m);
 	if (m->has_lesson)
 		m->predictor = m->lesson;

@@ -159,6 +159,7 @@ static void on_ran(void *arg, int status, const void *body, uint32_t len)
 	struct vmferry_msg_resumed r = { 0 };
 
 	if (status) {
+		vm_disbelieve(in->vm);
 		incoming_blame(in, "its VMM did not confirm the start: %s", strerror(-status));
 		incoming_step(in, DEV_VMM_LOST);
 		return;

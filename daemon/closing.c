@@ -48,7 +48,8 @@ static void report_end(struct migration *m)
 		return; /* GO was sent, the outcome is not known, and the daemon ends */
 	if (!m->cancelled)
 		error_report("vm %s: not moved: %s; %s", m->name, m->error,
-			     !migration_vmm(m)->sock ? "its VMM is gone, and the guest with it" :
+			     !migration_vmm(m)->sock ? "its VMM is not connected: if it lives its guest goes on, at the "
+						       "latest when it registers again" :
 			     m->may_be_stopped ? "its VMM has not said that the guest runs on at the source" :
 						 "the guest runs on at the source; retry with \"vmferry migrate\"");
 	migration_set_status(m, m->cancelled ? MIGRATION_CANCELLED : MIGRATION_FAILED);

@@ -11,7 +11,8 @@
  *      |                 `----any loss or refusal----'                                      |
  *      |                               v                                                    v
  *      |                           GIVING_UP ==room closed, DISCARD asked=============> LINGERING
- *      `---refusal-------------------------------------------------------------------------^  |
+ *      |---refusal-------------------------------------------------------------------------^  |
+ *      `---no plan within 5 s, or MAX_GREETED newer ones: freed                               |
  *                                                             peer gone, or 5 s later: freed -'
  *
  * A double line is a work: the loop makes no thread, joins none, walks no file and frees no map. One
@@ -32,6 +33,9 @@
  *
  * An incoming stays for a while after its end, so that its last message reaches the source
  * before the connection closes.
+ *
+ * Until a connection has brought its plan anybody may have made it: it costs a bounded time, and so many a bounded
+ * number of files.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -46,6 +50,7 @@
 #include "pages/warm.h"
 
 #define LINGER_NS (5 * NS_PER_S)
+#define MAX_GREETED 256
 
 /** incoming_blame() - why it ends; the first reason counts, what follows is only its echo */
 void incoming_blame(struct incoming *in, const char *fmt, ...)
@@ -194,11 +199,30 @@ static void close_after_run(struct incoming *in)
 	incoming_close_room(in);
 }
 
+static void tell_failed(struct incoming *in)
+{
+	struct wire_failed w = { "" };
+
+	snprintf(w.text, sizeof(w.text), "%s", in->error[0] ? in->error : "cannot go on");
+	if (in->peer)
+		peer_send(in->peer, WIRE_FAILED, &w, sizeof(w));
+}
+
+/* Of one without a plan: it has no VM, and nobody waits for its last message. */
+static void refuse_greeted(struct incoming *in, const char *why)
+{
+	incoming_blame(in, "%s", why);
+	tell_failed(in);
+	free_incoming(in);
+}
+
 static void on_time(void *owner)
 {
 	struct incoming *in = owner;
 
-	if (in->phase == IN_GRACE)
+	if (in->phase == IN_GREETED)
+		refuse_greeted(in, "no plan came in time");
+	else if (in->phase == IN_GRACE)
 		close_after_run(in);
 	else if (in->phase == IN_LINGERING)
 		free_incoming(in);
@@ -238,15 +262,6 @@ static void discard(struct incoming *in)
 	limited_notice(LIMITED_INCOMING,
 		       "vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
 		       in->name, in->error[0] ? in->error : "the source called it off");
-}
-
-static void tell_failed(struct incoming *in)
-{
-	struct wire_failed w = { "" };
-
-	snprintf(w.text, sizeof(w.text), "%s", in->error[0] ? in->error : "cannot go on");
-	if (in->peer)
-		peer_send(in->peer, WIRE_FAILED, &w, sizeof(w));
 }
 
 static void carry_out(struct incoming *in, unsigned int actions)
@@ -446,12 +461,29 @@ static const struct peer_ops peer_ops = { on_message, on_lost };
 
 /* ---- what the greeter hands over ---- */
 
+/* One more than MAX_GREETED ends the oldest: a source sends its plan within a round trip. */
+static void make_way(struct ferry *f)
+{
+	struct incoming *oldest = NULL;
+	unsigned int nr = 0;
+
+	for (struct incoming *in = f->incoming; in; in = in->next)
+		if (in->phase == IN_GREETED) {
+			oldest = in;
+			nr++;
+		}
+	if (nr >= MAX_GREETED)
+		refuse_greeted(oldest, "too many others connect");
+}
+
 /** incoming_new() - of migration @id, which must be new here; NULL: no memory */
 struct incoming *incoming_new(struct ferry *f, const uint8_t id[16])
 {
-	struct incoming *in = calloc(1, sizeof(*in));
+	struct incoming *in;
 	int err;
 
+	make_way(f);
+	in = calloc(1, sizeof(*in));
 	if (!in)
 		return NULL;
 	err = loop_timer_init(&in->linger, f->loop, on_time, in);
@@ -480,7 +512,9 @@ void incoming_take_control(struct incoming *in, int sock)
 	if (sock < 0 || peer_open(in->f->loop, sock, &peer_ops, in, &in->peer)) {
 		in->peer = NULL;
 		free_incoming(in);
+		return;
 	}
+	loop_timer_at(&in->linger, now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
 }
 
 /** incoming_wants() - the incoming that waits for the channel of @h; NULL: none does */
@@ -508,7 +542,9 @@ void incoming_take_channel(struct incoming *in, uint32_t k, int sock)
 /**
  * incoming_resolve() - a source that sent GO and heard nothing asks: does it run here?
  *
- * "never" is a promise: it is written first.
+ * "never" is a promise: it is written first. GO is sent only to a daemon that has "begun" on its disk, so
+ * of a migration without an entry nothing is known: it may have run here long ago. Nothing is written of it
+ * either: anybody may ask.
  */
 enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
 {
@@ -518,10 +554,12 @@ enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
 	if (in && !is_over(in) && in->state < DST_STARTING)
 		incoming_step(in, DEV_PEER_LOST);
 	e = journal_find(f->journal, id);
-	if (e && e->mark == JOURNAL_DONE)
-		return WIRE_RESOLVED_RUNNING;
-	if (e && e->mark == JOURNAL_GO)
+	if (in && in->vm && !e)
+		return journal_note(f->journal, id, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER : WIRE_RESOLVED_NEVER;
+	if (!e || e->mark == JOURNAL_GO)
 		return WIRE_RESOLVED_LATER;
+	if (e->mark == JOURNAL_DONE)
+		return WIRE_RESOLVED_RUNNING;
 	return journal_note(f->journal, id, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER : WIRE_RESOLVED_NEVER;
 }
 

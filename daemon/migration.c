@@ -151,6 +151,7 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 		account_dropped(m, &ready);
 	} else if (type == WIRE_RUNNING && len == sizeof(m->running) && m->state == SRC_GO_SENT) {
 		memcpy(&m->running, body, len);
+		m->runs_there = true;
 		loop_timer_at(&m->pause, now_ns() + FERRY_GRACE_NS);
 	} else if (type == WIRE_FAILED && len == sizeof(failed)) {
 		memcpy(&failed, body, len);
@@ -283,6 +284,11 @@ void migration_step(struct migration *m, enum src_event event)
 
 	if (m->is_doomed)
 		return;
+	/* Whatever breaks after RUNNING was heard, the guest is the destination's. */
+	if (m->runs_there && m->state == SRC_GO_SENT && (event == EV_PEER_LOST || event == EV_PEER_NEVER_RAN)) {
+		switchover_take_running(m, &m->running);
+		return;
+	}
 	if (!switchover_src_step(&m->state, event, &actions)) {
 		limited_error(LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored", m->name,
 			      src_event_name(event), src_state_name(from));

@@ -41,6 +41,7 @@ struct try_times {
  * @is_closed: all is joined, unmapped and closed: what is left is the account
  * @is_dropped: to be freed as soon as it is closed
  * @may_be_stopped: PAUSE was asked, and no RESUME after it was answered yet
+ * @runs_there: RUNNING was heard; @running is valid
  */
 struct migration {
 	struct ferry *f;
@@ -48,7 +49,7 @@ struct migration {
 	struct migration *next;
 	struct work work;
 	int work_err;
-	bool is_doomed, is_closed, is_dropped, may_be_stopped;
+	bool is_doomed, is_closed, is_dropped, may_be_stopped, runs_there;
 	char name[64];
 	uint8_t id[16];
 	struct migration_params params;

@@ -11,7 +11,8 @@
  * Between PAUSE and GO nothing is allocated, synced to a disk or looked up. The clock
  * starts at the last guest exit, or, until that is known, at the moment of asking for
  * the stop, which is earlier. The budget timer fires early enough that the guest runs
- * again here within the limit.
+ * again here within the limit. Where the limit is not kept every wait ends nevertheless: the VMM has
+ * 10 s for each request, a channel 10 s without progress, and the destination LOAD_PATIENCE_NS to load.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@
 #include "migration_private.h"
 
 #define GO_PATIENCE_NS (5 * NS_PER_S) /* for RUNNING; then the peer is asked anew, by another connection */
+#define LOAD_PATIENCE_NS (20 * NS_PER_S) /* for READY where no limit is kept: its VMM has 10 s to load */
 #define RETRY_AFTER_NS 20000000ULL  /* between the first try that was called off and the next */
 #define RETRY_MOST_NS 1000000000ULL /* it grows, for what held a host up may take its time */
 
@@ -76,6 +78,12 @@ void switchover_on_budget(void *owner)
 	if (m->state == SRC_GO_SENT) {
 		migration_blame(m, "the destination has not answered for %llu s", GO_PATIENCE_NS / NS_PER_S);
 		migration_step(m, EV_PEER_LOST);
+		return;
+	}
+	if (m->state == SRC_WAIT_READY && !m->params.strict) {
+		migration_blame(m, "the destination has not loaded the guest for %llu s", LOAD_PATIENCE_NS / NS_PER_S);
+		migration_step(m, EV_PEER_LOST);
+		return;
 	}
 	if (m->state < SRC_STOPPING || m->state > SRC_WAIT_READY)
 		return;
@@ -184,8 +192,12 @@ void switchover_state_is_sent(struct migration *m)
 {
 	m->t.sent = now_ns();
 	migration_step(m, EV_SENT);
-	if (m->state == SRC_WAIT_READY)
+	if (m->state != SRC_WAIT_READY)
+		return;
+	if (m->params.strict)
 		is_off(m, PART_LOAD);
+	else
+		loop_timer_at(&m->budget, m->t.sent + LOAD_PATIENCE_NS);
 }
 
 void switchover_take_ready(struct migration *m, const struct wire_ready *r)
@@ -245,6 +257,7 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 			error_report("vm %s: its VMM cannot resume the guest: %s; the guest is stopped at "
 				     "the source; look at the VMM (pid %d)",
 				     m->name, strerror(-status), migration_vmm(m)->pid);
+		vm_disbelieve(migration_vmm(m)); /* recovery.c asks once more */
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}

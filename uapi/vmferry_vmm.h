@@ -148,7 +148,7 @@ _Static_assert(sizeof(struct vmferry_msg_device) == 72, "ABI");
 
 /**
  * struct vmferry_msg_register - what a VMM says of its VM, followed by nr_regions regions
- * @name: NUL-terminated, unique on the host together with the direction
+ * @name: NUL-terminated printable ASCII that begins with no blank, unique on the host together with the direction
  * @uuid: 16 bytes, the same on both hosts, or zeros for "any"
  * @run_state: enum vmferry_run_state
  * @nr_regions: entries that follow

@@ -534,3 +534,15 @@ void vm_forget(struct vm *vm, const void *arg)
 	if (vm->sock)
 		vm_socket_forget(vm->sock, arg);
 }
+
+/**
+ * vm_disbelieve() - the VMM refused what it must do: whether its guest runs is not known any more
+ *
+ * Its connection ends in the next turn of the loop. It registers again, says where it stands, and recovery.c asks
+ * it once more. Callable from an answer's callback.
+ */
+void vm_disbelieve(struct vm *vm)
+{
+	if (vm->sock)
+		vm_socket_shut(vm->sock);
+}

@@ -118,6 +118,7 @@ const char *vm_tracker_why(const struct vm *vm);
 void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len, int fd,
 	    vm_answer_fn answer, void *arg);
 void vm_forget(struct vm *vm, const void *arg);
+void vm_disbelieve(struct vm *vm);
 
 int vm_socket_listen(struct vm_list *l, const char *path);
 void vm_socket_stop(struct vm_list *l);
@@ -129,5 +130,6 @@ int vm_map(struct vm *vm, char *why, size_t why_len);
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
 		   int fd, vm_answer_fn answer, void *arg);
 void vm_socket_forget(struct vm_socket *s, const void *arg);
+void vm_socket_shut(struct vm_socket *s);
 
 #endif

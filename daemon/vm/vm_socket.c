@@ -204,9 +204,19 @@ static int take_hello(struct vm_socket *s, const struct vmferry_msg *m, const vo
 	return reply(s, m->type, m->seq, 0, &mine, sizeof(mine));
 }
 
-static bool is_terminated(const char *text)
+/*
+ * A name stands in lines of the journal and of the log, and in JSON: a line's end in it would forge another VM's
+ * entry. The journal's reader skips leading blanks.
+ */
+static bool is_name(const char *text)
 {
-	return memchr(text, '\0', VMFERRY_VMM_NAME_LEN) && text[0] >= ' ';
+	const unsigned char *c = (const unsigned char *)text;
+
+	if (!memchr(text, '\0', VMFERRY_VMM_NAME_LEN) || *c <= ' ')
+		return false;
+	while (*c >= ' ' && *c < 0x7f)
+		c++;
+	return !*c;
 }
 
 static const char *judge(struct vm_socket *s, const struct vmferry_msg *m,
@@ -214,7 +224,7 @@ static const char *judge(struct vm_socket *s, const struct vmferry_msg *m,
 {
 	if (!s->greeted || s->vm || s->registration || m->len < sizeof(*r))
 		return "bad registration";
-	if (!is_terminated(r->name) || !memchr(r->untracked, '\0', VMFERRY_VMM_NAME_LEN))
+	if (!is_name(r->name) || !memchr(r->untracked, '\0', VMFERRY_VMM_NAME_LEN))
 		return "bad name in registration";
 	if (!r->nr_regions || r->nr_regions > VMFERRY_MAX_REGIONS || !r->nr_vcpus ||
 	    r->nr_devices > VMFERRY_VMM_MAX_DEVICES ||
@@ -485,6 +495,12 @@ void vm_socket_forget(struct vm_socket *s, const void *arg)
 		if (o->arg == arg)
 			o->answer = NULL;
 	}
+}
+
+/** vm_socket_shut() - nothing more is sent or received; socket_ready() then takes the connection for lost */
+void vm_socket_shut(struct vm_socket *s)
+{
+	shutdown(s->source.fd, SHUT_RDWR);
 }
 
 static void accept_ready(struct loop_source *src, uint32_t events)

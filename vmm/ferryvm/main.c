@@ -22,7 +22,7 @@ static const char usage[] =
 	"usage: ferryvm --name NAME --kernel GUEST.ELF [options]\n"
 	"       ferryvm --name NAME --incoming [options]\n"
 	"\n"
-	"  --name NAME          VM's name, as vmferry list shows it\n"
+	"  --name NAME          VM's name, as vmferry list shows it: printable ASCII\n"
 	"  --kernel FILE        multiboot ELF file to boot\n"
 	"  --append TEXT        its command line\n"
 	"  --incoming           start without a guest and wait for one\n"

@@ -79,7 +79,7 @@ struct vmferry_ops {
 /**
  * struct vmferry_config - a VM as the VMM describes it; copied by vmferry_open()
  * @socket: path of the daemon's VMM socket, NULL for the default
- * @name: VM's name
+ * @name: VM's name: 1 to 63 printable ASCII characters, the first no blank; the daemon refuses others
  * @uuid: 16 bytes, NULL for none
  * @vm_fd: KVM vm
  * @vcpu_fds: KVM vCPUs, @nr_vcpus of them

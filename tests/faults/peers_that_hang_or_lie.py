@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Promise: a peer that falls silent, lies, or asks without end stops no guest for ever, makes no second one run, and
+takes the daemon's connections from nobody.
+
+Seen to fail: without LOAD_PATIENCE_NS the guest of a migration that is not strict stays stopped for as long as its
+destination hangs; with on_peer_lost() alone judging after RUNNING was heard, a guest that runs there is held here, and
+the operator is asked; with incoming_resolve() answering NEVER of what it does not know, some hundred questions of a
+stranger make it forget what runs, and two guests run; without the patience for a plan, silent connections stay."""
+import os, signal, socket, struct, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+from cutter import Cutter, recv_all
+from ferry import SLOW, Scene, ended, expect, main, stop, wait_for
+
+GUEST = 'v0=seq:60:8'
+MAGIC, VERSION, CONTROL, RESOLVE, LATER = 0x59525245464d56, 2, 1, 3, 3
+WELCOME = 416
+FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
+
+
+def hello(daemon, role, ident):
+    """a connection to @daemon that has said hello, and what the daemon answered"""
+    c = socket.socket(socket.AF_UNIX)
+    c.settimeout(60 * SLOW)
+    c.connect(daemon.listen.removeprefix('unix:'))
+    c.sendall(struct.pack('<QIIQ16sII16s64x', MAGIC, VERSION, role, 0, ident, 0, 0, bytes(16)))
+    return c, struct.unpack_from('<i', recv_all(c, WELCOME), 12)[0]
+
+
+def resolve(daemon, ident):
+    c, answer = hello(daemon, RESOLVE, ident)
+    c.close()
+    return answer
+
+
+def a_destination_that_hangs_while_it_loads():
+    """no limit is kept, but the guest does not stay stopped for ever"""
+    with Scene() as s:
+        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
+        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'state', 'call', lambda: stop(b.proc))
+        try:
+            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            wait_for('the state', c.has_cut.is_set)
+            got = wait_for('its end', lambda: ended(a), 60)
+            expect(got['status'] == 'failed' and 'has not loaded' in got['error-desc'], str(got))
+            wait_for('the guest to run here', src.runs)
+            b.proc.send_signal(signal.SIGCONT)
+            wait_for('the destination to be clean', lambda: not b.vms()['web1-in']['busy'], 40)
+            expect(src.runs() and not dst.runs(), 'not exactly one guest runs')
+            src.verdict()
+        finally:
+            b.proc.send_signal(signal.SIGCONT)
+            c.stop()
+
+
+def a_destination_that_is_lost_just_after_running_was_heard():
+    """the guest runs there, as it has said: nothing is held, nobody is asked"""
+    with Scene() as s:
+        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
+        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'running', 'after')
+        try:
+            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            wait_for('RUNNING', c.has_cut.is_set)
+            c.listener.close()  # nobody can be asked
+            got = wait_for('its end', lambda: ended(a))
+            expect(got['status'] == 'completed' and 'held' not in a.text(), f"{got['status']}: {a.text()}")
+            expect(not src.runs(), 'two guests run')
+            dst.verdict()
+        finally:
+            c.stop()
+
+
+def questions_of_strangers_make_no_daemon_forget():
+    """what runs here is known here, whatever else is asked; what is not known is not answered with a promise"""
+    with Scene() as s:
+        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
+
+        def lose():
+            stop(a.proc)
+            c.cut(*c.socks)
+        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'running', 'call', lose)
+        try:
+            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            wait_for('RUNNING to be lost', c.has_cut.is_set)
+            wait_for('the guest to run there', dst.runs)
+            lines = b.text().count('\n')
+            size = os.path.getsize(b.dir + '/state/journal')
+            answers = {resolve(b, os.urandom(16)) for _ in range(400)}
+            a.proc.send_signal(signal.SIGCONT)
+            got = wait_for('its end', lambda: ended(a) if ended(a) and ended(a)['status'] != 'held' else None, 40)
+            expect(not (src.runs() and dst.runs()), 'two guests run')
+            expect(got['status'] == 'completed', str(got))
+            expect(answers == {LATER}, f'a promise about what is not known: {answers}')
+            expect(os.path.getsize(b.dir + '/state/journal') < size + 1000, 'strangers write to the disk')
+            expect(b.text().count('\n') < lines + 40, 'strangers fill the log')
+            dst.verdict()
+        finally:
+            a.proc.send_signal(signal.SIGCONT)
+            c.stop()
+
+
+def connections_that_bring_no_plan():
+    """they end by themselves, and their files with them"""
+    with Scene() as s:
+        b = s.daemon('b')
+
+        def files():
+            return len(os.listdir(f'/proc/{b.proc.pid}/fd'))
+        before = files()
+        silent = []
+        for _ in range(100):
+            c, status = hello(b, CONTROL, os.urandom(16))
+            expect(status == 0, f'not welcome: {status}')
+            silent.append(c)
+        expect(files() >= before + 100, 'not there')
+        for c in silent:
+            while c.recv(4096):  # FAILED, and the end
+                pass
+            c.close()
+        wait_for('all files to be closed', lambda: files() <= before + 2)
+        expect(b.text().count('no plan') <= 40, 'strangers fill the log')
+
+
+main([a_destination_that_hangs_while_it_loads, a_destination_that_is_lost_just_after_running_was_heard,
+      questions_of_strangers_make_no_daemon_forget, connections_that_bring_no_plan])
