@@ -227,7 +227,8 @@ void arrival_started(struct incoming *in)
 	journal_note(in->f->journal, in->id, JOURNAL_DONE);
 	in->owes_running = true;
 	in->ran_ns = now_ns();
+	/* The source waits for this, and words can wait. */
+	arrival_look_for_entry(in);
 	notice_report("vm %s: arrived and runs here", in->name);
 	in->f->emit(in->f, in->name, "MIGRATION_ARRIVED", NULL);
-	arrival_look_for_entry(in);
 }

@@ -10,7 +10,7 @@ Seen to fail: with works run on the loop's thread (worker_do() calling run() its
 the daemon does not answer within 30 s; with on_room_made() going on after the migration ended, and with DISCARD asked
 before the room is closed, the first tests; with PREPARED said before the journal is synced, and with a decision that
 waits for the journal's thread, those of the disk; with incoming_stop() freeing at once, the one that ends the daemon."""
-import os, shutil, signal, socket, struct, sys, threading
+import os, signal, socket, struct, sys, threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter, recv_all
 from faults import Faults
@@ -48,7 +48,6 @@ class Held:
     def __exit__(self, *why):
         self.faults.close()
         self.scene.__exit__(*why)
-        shutil.rmtree(self.faults.folder, ignore_errors=True)
 
     def begin(self, uri=None, **params):
         self.a.ask('migrate', vm='web1', uri=uri or self.b.listen, **{'downtime-limit': LIMIT, **params})

@@ -6,7 +6,7 @@ import os, socket, struct, threading
 ROLE_CONTROL = 1
 NAMES = ['?', 'plan', 'plan-ok', 'ahead', 'placed', 'prepare', 'prepared', 'state', 'ready', 'go', 'running', 'abort',
          'cancel', 'failed', 'ping', 'pong', 'dropped']
-HELLO, WELCOME, HEAD = 128, 224, 8
+HELLO, WELCOME, HEAD = 128, 416, 8
 
 
 def recv_all(sock, n):
