@@ -13,6 +13,7 @@
 #: make check-model         the switchover's protocol, every order of events, by spin: 33 million states
 #: make check-tsan          whole systems under TSan
 #: make check-teardowns     1,000 VMs that end in every order under load, on KERNEL
+#: make check-linux-guest   the module, attached to a Linux guest under stock QEMU
 #: make check-trixie        the demo, from a fresh clone in a fresh room of Debian 13; tells seconds and megabytes
 #: make check-bookworm      the same of Debian 12
 #: make check-includes      folders include only what they may
@@ -49,7 +50,8 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla $(WARNINGS_ARE_ERRORS) -D_G
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 .PHONY: all help check check-all check-migrations check-tsan demo bench deps install clean check-includes kmod check-vm \
-	check-debug-kernel check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls check-trixie check-bookworm
+	check-debug-kernel check-linux-guest check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls \
+	check-trixie check-bookworm
 .DELETE_ON_ERROR:
 all:
 
@@ -82,7 +84,7 @@ check: deps
 
 # What CI has no time for: the other kernels, the debug kernel, the whole search, whole systems under TSan, long walks.
 check-all: deps
-	@rc=0; tests/run all || rc=1; for t in check-trixie check-bookworm check-teardowns; do $(MAKE) --no-print-directory $$t || rc=1; done; exit $$rc
+	@rc=0; tests/run all || rc=1; for t in check-trixie check-bookworm check-teardowns check-linux-guest; do $(MAKE) --no-print-directory $$t || rc=1; done; exit $$rc
 
 help:
 	@sed -n 's/^#   //p' Makefile; echo; sed -n 's/^#: //p' Makefile
@@ -119,6 +121,10 @@ KERNEL ?= newest
 check-teardowns: deps
 	tests/vm/run $(KERNEL) --seconds 3000 --shell 'rc=0; for i in 0 1 2 3 4 5 6 7 8 9; do \
 		VMFERRY_SEED=$$((i * 100)) VMFERRY_TIMES=100 ./life_test -t any_order_of_ending || rc=1; done; (exit $$rc)'
+
+check-linux-guest: deps
+	@$(MAKE) --no-print-directory -s all
+	tests/vm/run 6.12 --linux-guest --processors 1 linux_guest_under_qemu.py
 
 # The module against the VMM's own harvester, in turns, on KERNEL.
 bench-kmod: deps
