@@ -87,7 +87,7 @@ check-all: deps
 	@rc=0; tests/run all || rc=1; for t in check-trixie check-bookworm check-teardowns check-linux-guest; do $(MAKE) --no-print-directory $$t || rc=1; done; exit $$rc
 
 help:
-	@sed -n 's/^#   //p' Makefile; echo; sed -n 's/^#: //p' Makefile
+	@sed -n 's/^#: //p' Makefile; echo; echo Variables:; sed -n 's/^#   /  /p' Makefile
 
 demo: deps-demo
 	@$(MAKE) --no-print-directory -s all
