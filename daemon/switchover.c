@@ -272,8 +272,11 @@ void switchover_resume_guest(struct migration *m)
 {
 	m->t.resume_asked = now_ns();
 	vm_ask(migration_vmm(m), VM_RESUME, NULL, 0, -1, on_resumed, m);
-	if (!m->is_doomed) /* else the VMM is gone */
-		loop_timer_stop(&m->budget);
+	if (m->is_doomed)
+		return; /* the VMM is gone */
+	loop_timer_stop(&m->budget);
+	if (m->status == MIGRATION_HELD)
+		migration_set_status(m, MIGRATION_CANCELLING); /* decided: nothing is left to resolve */
 }
 
 /* The guest runs again: time enough for what was learned, and for the probe to have seen it. */
@@ -331,6 +334,8 @@ void switchover_hold(struct migration *m)
 
 void switchover_release(struct migration *m)
 {
+	if (m->status == MIGRATION_HELD)
+		migration_set_status(m, MIGRATION_DEVICE); /* decided: nothing is left to resolve */
 	migration_note_tracker(m); /* while it is still there */
 	recovery_release(m->f, migration_vmm(m), m->id);
 }

@@ -10,7 +10,7 @@ asked, not when it is answered: the next daemon finds a stopped guest of which n
 import os, signal, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
-from ferry import Scene, ended, expect, main, stop, wait_for
+from ferry import Failed, Scene, ended, expect, main, stop, wait_for
 from vmm_link import VmmLink
 
 GUEST = 'v0=seq:60:8'
@@ -93,7 +93,14 @@ def after_go_the_operator_may_resume_it():
         x.b.kill()  # nobody knows any more
         x.dst.kill()
         expect(not x.src.runs(), 'it was resumed after GO')
+        stop(x.src.proc)  # so that RESUME is not answered yet
         x.a.ask('resolve', vm='web1', **{'run-here': True})
+        try:
+            x.a.ask('resolve', vm='web1', **{'run-here': False})
+            raise AssertionError('what was decided can be decided anew')
+        except Failed as e:
+            expect('is not held' in str(e), str(e))
+        x.src.proc.send_signal(signal.SIGCONT)
         wait_for('the guest to run here', x.src.runs)
         got = wait_for('the end', lambda: ended(x.a))
         expect(got['status'] == 'failed' and not x.a.vms()['web1']['busy'], str(got))
