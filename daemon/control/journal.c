@@ -252,7 +252,7 @@ static void unlock_marks(struct journal *j)
 	j->marks_map = NULL;
 }
 
-/* Room for marks: a wish, for a line that finds none is written nevertheless. */
+/* Preallocates room for marks. A failure is ignored: a mark without preallocated room is still written. */
 static void preallocate_marks(struct journal *j)
 {
 	off_t at = atomic_load_explicit(&j->marks_at, memory_order_relaxed), room = j->marks_room + MARKS_AHEAD;

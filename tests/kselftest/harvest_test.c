@@ -413,8 +413,8 @@ static void *start_logging(void *arg)
 }
 
 /*
- * A reset that is under way has taken entries off a ring, and the guest may write their pages unseen until it is
- * over: START does not say before that what comes is logged. Seen to fail: without the wait in watch_begin().
+ * A reset that is under way has taken entries off a ring, and until it is over the guest can write their pages
+ * without a new entry. START must not return before the reset is over. Seen to fail: without the wait in watch_begin().
  */
 TEST(a_start_waits_for_the_end_of_the_reset_that_is_under_way)
 {
