@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -345,8 +346,19 @@ static bool is_holding(void)
 	return c == 'Y';
 }
 
+static void run_on(int processor)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(processor, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* On a processor of its own: a reset that is held up lets no other thread onto its processor. */
 static void *reap_once(void *vm)
 {
+	run_on(1);
 	vm_reap(vm);
 	return NULL;
 }
@@ -362,6 +374,7 @@ TEST(pages_wait_for_the_end_of_the_reset_that_is_under_way)
 
 	if (hold < 0)
 		SKIP(return, "the test instrument hold_reset is not loaded");
+	run_on(0); /* and the vCPU with it */
 	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 1024));
 	vm_set_share(&vm, 0, 16, 24);
 	fd = attach(dev, vm.vm_fd, getpid(), 0);
@@ -377,6 +390,7 @@ TEST(pages_wait_for_the_end_of_the_reset_that_is_under_way)
 	ASSERT_EQ(0, pthread_create(&reaper, NULL, reap_once, &vm));
 	for (int i = 0; i < 10000 && !is_holding(); i++)
 		usleep(1000);
+	ASSERT_TRUE(is_holding());
 	for (int i = 0; i < 3; i++)
 		EXPECT_EQ(0, harvest(fd, 0));
 	got = consumer_collect(&c);
@@ -426,6 +440,7 @@ TEST(a_start_waits_for_the_end_of_the_reset_that_is_under_way)
 
 	if (hold < 0)
 		SKIP(return, "the test instrument hold_reset is not loaded");
+	run_on(0); /* and the vCPU with it */
 	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 1024));
 	vm_set_share(&vm, 0, 16, 24);
 	ASSERT_EQ(0, vm_set_slot(&vm, 0, 0, SIZE, vm.ram, KVM_MEM_LOG_DIRTY_PAGES));
