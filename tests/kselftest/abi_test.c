@@ -181,8 +181,8 @@ TEST_F(abi, poll_and_eventfd_wake_by_number)
 	EXPECT_EQ(0, poll(p, 2, 0));
 	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
 	ASSERT_EQ(0, vm_run(&self->vm, REAP_NEVER));
-	EXPECT_EQ(1, poll(p, 1, 20000));
-	EXPECT_EQ(1, poll(p + 1, 1, 20000));
+	EXPECT_EQ(1, poll(p, 1, 60000));
+	EXPECT_EQ(1, poll(p + 1, 1, 60000));
 	vm_pause(&self->vm);
 	EXPECT_EQ(0, harvest(self->fd, VMFERRY_HARVEST_FINAL));
 	EXPECT_EQ(sizeof(n), read(self->fd, &n, sizeof(n)));

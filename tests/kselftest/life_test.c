@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
@@ -169,11 +170,11 @@ TEST(an_idle_attachment_lets_a_dead_vmm_go)
 	ASSERT_EQ(0, ioctl(fd, VMFERRY_SET_EVENTFD, &e));
 	kill(child, SIGKILL);
 	waitpid(child, NULL, 0);
-	EXPECT_EQ(1, poll(&p, 1, 20000));
+	EXPECT_EQ(1, poll(&p, 1, 60000));
 	EXPECT_TRUE(p.revents & POLLHUP);
 	/* Readers are woken, and then the eventfd is signalled: some time later. */
 	p.fd = e.fd;
-	EXPECT_EQ(1, poll(&p, 1, 20000));
+	EXPECT_EQ(1, poll(&p, 1, 60000));
 	EXPECT_EQ(sizeof(n), read(e.fd, &n, sizeof(n)));
 	close(e.fd);
 	close(fd);
@@ -223,7 +224,7 @@ static void publishes_amid_resets(struct __test_metadata *_metadata, uint32_t fl
 	ASSERT_EQ(0, consumer_open(&c, fd, vm.ram, vm.size));
 	ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
 	for (int i = 0; i < 5; i++) {
-		EXPECT_EQ(1, poll(&p, 1, 5000)) TH_LOG("nothing is published the %d. time", i + 1);
+		EXPECT_EQ(1, poll(&p, 1, 20000)) TH_LOG("nothing is published the %d. time", i + 1);
 		EXPECT_EQ(POLLIN, p.revents);
 		EXPECT_EQ(sizeof(n), read(fd, &n, sizeof(n)));
 		consumer_collect(&c); /* a page may be taken before it is counted: then there is none the next time */
@@ -267,7 +268,7 @@ TEST(attaching_amid_resets_goes_on_publishing)
 
 		ASSERT_LE(0, fd);
 		ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
-		ASSERT_EQ(1, poll(&p, 1, 10000)) TH_LOG("attachment %d publishes nothing", i);
+		ASSERT_EQ(1, poll(&p, 1, 60000)) TH_LOG("attachment %d publishes nothing", i);
 		EXPECT_EQ(POLLIN, p.revents);
 		close(fd);
 	}
@@ -279,14 +280,16 @@ TEST(attaching_amid_resets_goes_on_publishing)
 
 /*
  * A kick is not lost between the thread's look and its sleep. Seen to fail: a thread that slept because harvests were
- * switched off slept on for four seconds when they were switched on: 40 s in all, more than the harness gives a test.
+ * switched off slept on for four seconds when they were switched on, each of the ten times.
  */
 TEST(harvests_that_are_switched_on_begin_at_once)
 {
 	struct vmferry_tunables t = { .size = sizeof(t), .mask = VMFERRY_TUNE_ENABLED };
 	int dev = open("/dev/vmferry", O_RDWR), fd;
 	struct pollfd p = { .events = POLLIN };
+	struct timespec began, now;
 	struct consumer c;
+	int nr_quick = 0;
 	struct vm vm;
 	uint64_t n;
 
@@ -303,9 +306,14 @@ TEST(harvests_that_are_switched_on_begin_at_once)
 		consumer_collect(&c);
 		ASSERT_EQ(sizeof(n), read(fd, &n, sizeof(n)));
 		t.enabled = 1;
+		clock_gettime(CLOCK_MONOTONIC, &began);
 		ASSERT_EQ(0, ioctl(fd, VMFERRY_SET_TUNABLES, &t));
-		EXPECT_EQ(1, poll(&p, 1, 10000)) TH_LOG("nothing is harvested the %d. time", i + 1);
+		ASSERT_EQ(1, poll(&p, 1, 60000)) TH_LOG("nothing is harvested the %d. time", i + 1);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		nr_quick += now.tv_sec - began.tv_sec < 3;
 	}
+	/* A busy machine may be late, but not each time. */
+	EXPECT_LT(0, nr_quick) TH_LOG("it slept on each time");
 	vm_pause(&vm);
 	EXPECT_EQ(0, vm.failed);
 	consumer_close(&c);
