@@ -237,8 +237,11 @@ static void a_source_may_free_itself(void **state)
 	z->also = end;
 	loop_timer_at(&z->timer, now_ns() + 20 * NS_PER_MS);
 	assert_int_equal(loop_run(loop), 0);
+	/* Each once; on a busy machine all timers may be due before the source is looked at. */
 	assert_int_equal(nr_calls, 3);
-	assert_int_equal(calls[2], 'Z');
+	assert_non_null(strchr(calls, 'a'));
+	assert_non_null(strchr(calls, 'B'));
+	assert_non_null(strchr(calls, 'Z'));
 	drop(z);
 }
 
