@@ -117,21 +117,28 @@ static void after_a_refusal_the_next_address_is_tried_at_once(void **state)
 
 static void a_failure_names_every_address_and_what_it_said(void **state)
 {
-	struct stand_in full = { .nr = 1, .status = -ENOMEM };
 	char want[512];
 	int silent[4];
+	double s;
 
 	(void)state;
-	limits.step_ns = 500 * NS_PER_MS;
 	stand_in_silent(2, &list[0], silent);
 	stand_in_refusing(3, &list[1]);
-	stand_in_start(&full, 4);
-	list[2] = full.at;
-	assert_int_equal(first(3), -ETIMEDOUT);
-	snprintf(want, sizeof(want), "%s: no answer within 0.5 s; %s: Connection refused; %s: refused: no room",
-		 list[0].uri, list[1].uri, list[2].uri);
+	/* On a busy machine the third address may be late, too: then both get twice the time. */
+	for (s = 0.5; s < PATIENCE_S / 4; s *= 2) {
+		struct stand_in full = { .nr = 1, .status = -ENOMEM };
+
+		limits.step_ns = (uint64_t)(s * NS_PER_S);
+		stand_in_start(&full, 4);
+		list[2] = full.at;
+		assert_int_equal(first(3), -ETIMEDOUT);
+		stand_in_join(&full);
+		if (!strstr(why, "no welcome"))
+			break;
+	}
+	snprintf(want, sizeof(want), "%s: no answer within %g s; %s: Connection refused; %s: refused: no room",
+		 list[0].uri, s, list[1].uri, list[2].uri);
 	assert_string_equal(why, want);
-	stand_in_join(&full);
 	close_all(silent, 4);
 }
 
