@@ -141,12 +141,15 @@ def strangers_get_a_bounded_number_of_lines():
         a = s.daemon('a')
         for _ in range(700):
             stranger(a)
-        wait_for('a summary', lambda: 'more connections of peers were refused' in a.text(), 60)
+
+        def told(text):
+            said = sum('refused a connection' in line and 'more connections' not in line for line in text.splitlines())
+            return said + sum(int(line.split()[0].partition('>')[2]) for line in text.splitlines() if 'more connections' in line)
+        # Where 700 strangers take longer than a period there are several summaries.
+        wait_for('each stranger to be told of or counted', lambda: told(a.text()) >= 700, 60)
         text = a.text()
         expect(text.count('\n') <= 20, f'{text.count(chr(10))} lines: {text[-2000:]}')
-        said = sum('refused a connection' in line and 'more connections' not in line for line in text.splitlines())
-        more = sum(int(line.split()[0].partition('>')[2]) for line in text.splitlines() if 'more connections' in line)
-        expect(said + more == 700, f'{said} and {more} are not 700')
+        expect('more connections of peers were refused' in text and told(text) == 700, f'{told(text)} are not 700')
 
 
 def silent_connections_keep_no_peer_out():
@@ -332,7 +335,7 @@ def a_console_that_nobody_reads_stops_no_guest():
         before = beats()
         wait_for('the guest to go on', lambda: beats() > before + 2000, 60)
         # More than is kept, and what is lost is said where it is missing.
-        wait_for('the console to overflow', lambda: beats() > before + 400000, 120)
+        wait_for('the console to overflow', lambda: beats() > before + 400000, 600)
         text = drain(fd)
 
         def says():
