@@ -5,7 +5,7 @@ it had before them, and ten of them take no memory; 50 are for warming up. (That
 malloc's shows as half a MiB, once.)
 
 Seen to fail: without the close of the control socket in finish(); with 8 KiB lost a migration."""
-import os, statistics, sys
+import os, statistics, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import Scene, expect, main, migrate, wait_for
 
@@ -22,6 +22,10 @@ def usage(daemon):
         status = dict(line.split(':', 1) for line in f)
     return (len(os.listdir(f'/proc/{pid}/fd')), int(status['Threads']), int(status['RssAnon'].split()[0]),
             sum(1 for _ in open(f'/proc/{pid}/maps')))
+
+
+def leaks(before, after):
+    return after[0] > before[0] or after[1] > before[1] or after[3] > before[3] + 4
 
 
 def a_hundred_migrations_leave_nothing_behind():
@@ -41,10 +45,15 @@ def a_hundred_migrations_leave_nothing_behind():
             if n >= 49 and n % 10 == 9:
                 kib.append((usage(a)[2], usage(b)[2]))
         after = settled(a, b, idle)
+        for _ in range(20):  # on a busy machine a connection is closing for longer
+            if not any(leaks(x, y) for x, y in zip(before, after)):
+                break
+            time.sleep(.5)
+            after = settled(a, b, idle)
         for name, x, y, took in zip('ab', before, after, zip(*kib)):
             ten = statistics.median(n - m for m, n in zip(took, took[1:]))
             print(f'# daemon {name}: fds, threads, KiB, maps: {x} -> {y}; {ten} KiB for ten migrations')
-            expect(y[0] <= x[0] and y[1] <= x[1] and y[3] <= x[3] + 4, f'daemon {name} leaks: {x} -> {y}')
+            expect(not leaks(x, y), f'daemon {name} leaks: {x} -> {y}')
             expect(ten <= 64, f'daemon {name} grows by {ten} KiB in ten migrations: {took}')
             expect(y[2] < 8 << 10, f'daemon {name} takes {y[2]} KiB')
         (src if src.runs() else dst).verdict()
@@ -55,7 +64,7 @@ def a_guest_that_left_takes_its_memory_along():
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:20:4', ram='32M')
         expect(migrate(a, b)['status'] == 'completed', 'not moved')
-        src.proc.wait(20)
+        src.proc.wait(60)
         wait_for('the source to let go of the RAM', lambda: not holds_ram(a))
         expect(holds_ram(b), 'the destination does not hold it')
         expect(a.ask('query-migrate', vm='web1')['status'] == 'completed', 'the account is gone')
