@@ -44,7 +44,7 @@ def a_report_is_drawn():
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:200:48 v1=hot:100:64', vcpus=2, ram='512M', options=['--device-state', '4M', '--load-cost', '8'])
         page = report_of_refusal(s, a)
-        got = migrate(a, b, **{'downtime-limit': 100})
+        got = migrate(a, b, **{'downtime-limit': 1000})
         expect(got['status'] == 'completed', got.get('error-desc', ''))
         dom = report(s, a, 'moved')
         expect('data-drawn="yes"' in dom, f'the script did not end: {dom[-400:]}')
@@ -66,7 +66,7 @@ def a_failure_with_a_wild_name_is_drawn_too():
     """the device's name ends a script, and the page"""
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:20:8', ram='64M', options=['--load-cost', '200', '--device-name', '</script><b>x0'])
-        got = migrate(a, b, **{'downtime-limit': 30})
+        got = migrate(a, b, **{'downtime-limit': 100})  # the device alone takes more, whatever the host does
         expect(got['status'] == 'failed' and '</script>' in got['error-desc'], got.get('error-desc'))
         dom = report(s, a, 'failed')
         expect('data-drawn="yes"' in dom and '<b>x0' not in dom, 'the name got out of its place')
@@ -77,16 +77,17 @@ def blackouts_are_remembered():
     """the history is there after a restart, each with its parts"""
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:50:8', ram='64M', options=['--load-cost', '200'])
-        tries = migrate(a, b, **{'downtime-limit': 20})['switchover-tries']  # called off
+        tries = migrate(a, b, **{'downtime-limit': 100})['switchover-tries']  # called off
+        expect(tries, 'it was never tried')
         wait_for('a clean destination', lambda: not b.ask('query-vms')[0]['busy'])
-        got = migrate(a, b, **{'downtime-limit': 1000})
+        got = migrate(a, b, **{'downtime-limit': 2000})
         expect(got['status'] == 'completed', got.get('error-desc'))
         before = a.ask('query-blackouts')['blackouts']
         expect(len(before) == tries + 1, f'{len(before)} are remembered of {tries + 1}')
         expect(before[-1]['end'] == 'moved' and before[0]['end'] == 'called-off', str([x['end'] for x in before]))
         expect(abs(before[-1]['blackout-us'] - sum(p['actual-us'] for p in before[-1]['parts'].values())) <= 10,
                f"the parts are not the whole: {before[-1]}")
-        expect(is_about(before[0]['blackout-us'], 20), f"called off, but stood still for {before[0]['blackout-us']} us")
+        expect(is_about(before[0]['blackout-us'], 100), f"called off, but stood still for {before[0]['blackout-us']} us")
         a.kill(signal.SIGTERM)
         a.start()
         expect(a.ask('query-blackouts')['blackouts'] == before, 'forgotten')
