@@ -9,7 +9,7 @@ guest's (in the test VM: PVM gives its guests the host's counter); with a guest 
 asks what it is it is longer, too (60 times)."""
 import os, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from ferry import Scene, expect, main, migrate, wait_for
+from ferry import SLOW, Scene, expect, main, migrate, wait_for
 
 TIMES = int(os.environ.get('VMFERRY_TIMES', '10'))
 
@@ -43,9 +43,10 @@ def vmms_probe_and_guest_are_nested():
 
 
 def a_called_off_try_is_timed():
+    limit = int(100 * SLOW)
     with Scene() as s:
-        a, b, src, dst = s.pair('v0=spin verify=0', ram='32M', options=['--stay', '--load-cost', '300'])
-        got = migrate(a, b, **{'downtime-limit': 100})
+        a, b, src, dst = s.pair('v0=spin verify=0', ram='32M', options=['--stay', '--load-cost', str(3 * limit)])
+        got = migrate(a, b, **{'downtime-limit': limit})
         expect(got['status'] == 'failed' and got['switchover-tries'] >= 1, got['status'])
         tries = [r for r in a.ask('query-blackouts')['blackouts'] if r['end'] == 'called-off']
         expect(len(tries) == got['switchover-tries'], f"{len(tries)} remembered of {got['switchover-tries']}")
