@@ -10,7 +10,7 @@ an exit between the two, two guests run; with DEV_RAN only once the probe has se
 enter, the source holds a guest that ran."""
 import os, random, signal, socket, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from ferry import Failed, Scene, expect, main, migrate, stop, wait_for
+from ferry import SLOW, Failed, Scene, expect, main, migrate, stop, wait_for
 
 KILLS = int(os.environ.get('VMFERRY_KILLS', '50'))
 SEED = int(os.environ.get('VMFERRY_SEED', '4747'))
@@ -93,13 +93,13 @@ def destination_vmm_killed():
 def destination_vmm_dies_just_after_it_let_the_guest_go():
     """it has said so: then the guest was there, and the source must not hold it as if nobody knew"""
     ends = []
-    for _ in range(5):
+    while len(ends) < 5 or ends.count('completed') < 3 and len(ends) < 20:
         with Scene() as s:
             a, b = s.daemon('a'), s.daemon('b')
             src = s.vmm(a, append='v0=seq:60:8', ram='32M')
             src.wait_filled()
             s.vmm(b, incoming=True, ram='32M', options=['--die-after-run', '1'])
-            a.ask('migrate', vm='web1', uri=b.listen, **{'downtime-limit': 300})
+            a.ask('migrate', vm='web1', uri=b.listen, **{'downtime-limit': 2000})
             ends.append(wait_for('its end', lambda: a.ask('query-migrate', vm='web1')['status'] in ('completed', 'held') and
                                  a.ask('query-migrate', vm='web1')['status']))
             # On a busy host it may die before its answer leaves; then holding is right, and loud.
@@ -116,7 +116,7 @@ def cancelled_at_random_moments():
         for n in range(KILLS):
             here, there, at, to = (a, b, src, dst) if src.runs() else (b, a, dst, src)
             wait_for('a clean destination', lambda: 'web1-in' in there.vms() and not there.vms()['web1-in']['busy'])
-            here.ask('migrate', vm='web1', uri=there.listen)
+            here.ask('migrate', vm='web1', uri=there.listen, **{'downtime-limit': int(1000 * SLOW)})  # no end but these two
             time.sleep(rng.random() * .06)
             try:
                 here.ask('migrate_cancel', vm='web1')

@@ -327,7 +327,7 @@ def ended(daemon, vm='web1'):
 
 def migrate(daemon, to, vm='web1', wait=120, **params):
     """Migrates and returns the final query-migrate."""
-    params.setdefault('downtime-limit', 300)
+    params.setdefault('downtime-limit', int(300 * SLOW))
     daemon.ask('migrate', vm=vm, uri=to.listen, **params)
     got = wait_for(f'the migration of {vm}', lambda: ended(daemon, vm), wait)
     if TRACKER and got['status'] == 'completed':
