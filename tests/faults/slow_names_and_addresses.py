@@ -44,10 +44,10 @@ def cancel_at_once(daemon, vm='web1'):
 
 
 def refused(daemon, words, uri):
-    """at once, or as a migration that ends at once"""
+    """in words, or as a migration that ends with them"""
     try:
         begin(daemon, uri)
-        text = wait_for('its end', lambda: ended(daemon), STEP_S)['error-desc']
+        text = wait_for('its end', lambda: ended(daemon), 60)['error-desc']  # a look-up ends with other words
     except Failed as e:
         text = str(e)
     for w in words:
