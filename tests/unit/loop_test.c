@@ -350,10 +350,16 @@ static void the_account_names_the_worst_callback(void **state)
 	(void)state;
 	a->also = nap;
 	z->also = end;
-	eventfd_write(a->source.fd, 1);
-	loop_timer_at(&z->timer, now_ns() + 60 * NS_PER_MS);
-	assert_int_equal(loop_run(loop), 0);
-	assert_int_equal(s->count, 2);
+	/* On a busy processor EEVDF may count a sleep as a wait (delayed dequeue): then it is no time of the callback. */
+	for (int tries = 0; tries < 100; tries++) {
+		loop_times_begin(loop_times(loop), now_ns());
+		eventfd_write(a->source.fd, 1);
+		loop_timer_at(&z->timer, now_ns() + 60 * NS_PER_MS);
+		assert_int_equal(loop_run(loop), 0);
+		assert_int_equal(s->count, 2);
+		if (s->worst_ns >= 30 * NS_PER_MS - s->worst_waited_ns)
+			break;
+	}
 	assert_true(s->worst_ns >= 30 * NS_PER_MS - s->worst_waited_ns);
 	assert_string_equal(s->worst_name, "one");
 	loop_times_restart(loop_times(loop), now_ns());
