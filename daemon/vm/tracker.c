@@ -13,7 +13,9 @@
  * attachment and KVM's VM, and free what both use.
  *
  * @lock covers all fields that both sides use. The thread holds it for a few instructions, and inherits the
- * priority of the loop that waits for it.
+ * priority of the loop that waits for it. It wakes the loop when it has let go of the lock: the loop would
+ * run before it, and wait for it. So it has a descriptor of its own to wake the loop with, which the loop's
+ * end does not close.
  */
 #include "tracker.h"
 
@@ -24,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 #include <vmferry.h>
@@ -49,6 +52,7 @@ struct request {
 /*
  * @first: the oldest request; those before @nr_done are done, the others are not
  * @fd: the attachment; the thread's until START is answered
+ * @wake_fd: @event's eventfd once more; the thread's, or spawn()'s if there is none
  * @is_closed: the loop's side is gone
  */
 struct tracker {
@@ -59,7 +63,7 @@ struct tracker {
 	bool is_closed;
 	unsigned int refs;
 
-	int vm_fd, pid, fd;
+	int vm_fd, pid, fd, wake_fd;
 	char why[160]; /* of the last failure; written before it is answered */
 	struct work spawn;
 	int spawn_err;
@@ -187,7 +191,9 @@ static void *tracker_thread(void *arg)
 			break;
 		t->queue[(t->first + t->nr_done) % MAX_REQUESTS].err = err;
 		t->nr_done++;
-		loop_event_raise(&t->event);
+		pthread_mutex_unlock(&t->lock);
+		eventfd_write(t->wake_fd, 1);
+		pthread_mutex_lock(&t->lock);
 	}
 	pthread_mutex_unlock(&t->lock);
 	/* Whoever closes the last reference waits: we, or dirty_free_kmod(). */
@@ -195,6 +201,7 @@ static void *tracker_thread(void *arg)
 		ioctl(t->fd, VMFERRY_STOP, 0);
 	cleanup_close_fd(&t->fd);
 	cleanup_close_fd(&t->vm_fd);
+	cleanup_close_fd(&t->wake_fd);
 	put(t);
 	return NULL;
 }
@@ -266,8 +273,10 @@ static void spawn(struct work *w)
 	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
 	t->spawn_err = -pthread_create(&thread, &detached, tracker_thread, t);
 	pthread_attr_destroy(&detached);
-	if (t->spawn_err)
+	if (t->spawn_err) {
 		cleanup_close_fd(&t->vm_fd);
+		cleanup_close_fd(&t->wake_fd);
+	}
 }
 
 static void on_spawned(struct work *w)
@@ -297,18 +306,23 @@ int tracker_open(struct loop *loop, struct worker *wk, int vm_fd, int pid, struc
 
 	if (!t)
 		return -ENOMEM;
-	t->fd = t->event.source.fd = -1;
+	t->fd = t->wake_fd = t->event.source.fd = -1;
 	t->pid = pid;
 	t->refs = 3; /* the loop's, the work's and the thread's */
 	lock_init(&t->lock);
 	pthread_cond_init(&t->wake, NULL);
 	t->vm_fd = fcntl(vm_fd, F_DUPFD_CLOEXEC, 0);
 	err = t->vm_fd < 0 ? -errno : loop_event_init(&t->event, loop, on_done, t);
+	if (!err) {
+		t->wake_fd = fcntl(t->event.source.fd, F_DUPFD_CLOEXEC, 0);
+		err = t->wake_fd < 0 ? -errno : 0;
+	}
 	if (!err)
 		err = loop_timer_init(&t->patience, loop, lost_patience, t);
 	if (err) {
 		loop_timer_fini(&t->patience);
 		loop_event_fini(&t->event);
+		cleanup_close_fd(&t->wake_fd);
 		cleanup_close_fd(&t->vm_fd); /* not the last: the caller has it, too */
 		t->refs = 1;
 		put(t);
