@@ -76,11 +76,11 @@ def a_failure_with_a_wild_name_is_drawn_too():
 def blackouts_are_remembered():
     """the history is there after a restart, each with its parts"""
     with Scene() as s:
-        a, b, src, dst = s.pair('v0=seq:50:8', ram='64M', options=['--load-cost', '200'])
+        a, b, src, dst = s.pair('v0=seq:50:8', ram='64M', options=['--load-cost', '600'])
         tries = migrate(a, b, **{'downtime-limit': 100})['switchover-tries']  # called off
         expect(tries, 'it was never tried')
         wait_for('a clean destination', lambda: not b.ask('query-vms')[0]['busy'])
-        got = migrate(a, b, **{'downtime-limit': 2000})
+        got = migrate(a, b, **{'downtime-limit': 5000})
         expect(got['status'] == 'completed', got.get('error-desc'))
         before = a.ask('query-blackouts')['blackouts']
         expect(len(before) == tries + 1, f'{len(before)} are remembered of {tries + 1}')
@@ -92,7 +92,7 @@ def blackouts_are_remembered():
         a.start()
         expect(a.ask('query-blackouts')['blackouts'] == before, 'forgotten')
         p = run('--socket', a.control, 'blackouts')
-        expect('called-off' in p.stdout and '#' in p.stdout and 'load 2' in p.stdout, p.stdout)
+        expect('called-off' in p.stdout and '#' in p.stdout and 'load 6' in p.stdout, p.stdout)
         expect(os.path.exists(a.dir + '/state/learned/device-nic.json'), 'nothing was learned of the nic')
 
 
