@@ -288,10 +288,12 @@ static int start_logging(struct attachment *a)
 	}
 	for (unsigned int i = 0; i < a->slots.nr && !err; i++)
 		a->slots.slot[i].begins_anew = false;
+	if (err || !a->has_rings || !a->own_ring)
+		return err;
+	/* What a reset took before the rings were ours may be written unseen until it is over. */
+	resets_wait(a->kvm);
 	a->rings.known = 0; /* cursors begin where the rings are now */
-	if (!err && a->has_rings && a->own_ring)
-		err = ring_cursors_grow(&a->rings, a->kvm, a->tune.batch);
-	return err;
+	return ring_cursors_grow(&a->rings, a->kvm, a->tune.batch);
 }
 
 /**
