@@ -130,13 +130,25 @@ bool ring_is_reset_to(const struct kvm_dirty_ring *ring, u32 index)
 	return (s32)(READ_ONCE(ring->reset_index) - index) >= 0;
 }
 
+/*
+ * Entries pushed and not reset from @from on, which was the reset index a moment ago. KVM moves both
+ * indices meanwhile, and each entry is seen dirty, and may be reset, before KVM has moved the push
+ * index over it: so the push index can be behind @from, or further ahead than the ring is large.
+ */
+static u32 unreset_from(const struct kvm_dirty_ring *ring, u32 from)
+{
+	s32 n = READ_ONCE(ring->dirty_index) - from;
+
+	return n < 0 ? 0 : min_t(u32, n, ring->size);
+}
+
 /** ring_hand_back() - mark all there is for reset, and look at none of it; needs no memory */
 void ring_hand_back(struct kvm_dirty_ring *ring)
 {
-	u32 end = READ_ONCE(ring->dirty_index);
+	u32 first = READ_ONCE(ring->reset_index), nr = unreset_from(ring, first);
 
-	for (u32 i = READ_ONCE(ring->reset_index); i != end; i++) {
-		struct kvm_dirty_gfn *gfn = &ring->dirty_gfns[i & (ring->size - 1)];
+	for (u32 n = 0; n < nr; n++) {
+		struct kvm_dirty_gfn *gfn = &ring->dirty_gfns[(first + n) & (ring->size - 1)];
 
 		if (!(READ_ONCE(gfn->flags) & KVM_DIRTY_GFN_F_DIRTY))
 			continue;
@@ -155,10 +167,10 @@ u32 ring_used(const struct kvm_dirty_ring *ring)
 void ring_each_unreset(const struct kvm_dirty_ring *ring,
 		       void (*found)(void *arg, u32 slot, u64 page), void *arg)
 {
-	u32 end = READ_ONCE(ring->dirty_index);
+	u32 first = READ_ONCE(ring->reset_index), nr = unreset_from(ring, first);
 
-	for (u32 i = READ_ONCE(ring->reset_index); i != end; i++) {
-		const struct kvm_dirty_gfn *gfn = &ring->dirty_gfns[i & (ring->size - 1)];
+	for (u32 n = 0; n < nr; n++) {
+		const struct kvm_dirty_gfn *gfn = &ring->dirty_gfns[(first + n) & (ring->size - 1)];
 
 		found(arg, READ_ONCE(gfn->slot), READ_ONCE(gfn->offset));
 	}

@@ -532,6 +532,55 @@ TEST(a_start_on_an_own_ring_waits_for_it_too)
 }
 
 /*
+ * KVM pushes, and the VMM resets, while the module looks at what a ring holds: its push index was read, and the reset
+ * index is past that when it is read. The look ends all the same.
+ */
+static void look_at_a_moving_ring(struct __test_metadata *_metadata, uint32_t flags)
+{
+	int dev = open("/dev/vmferry", O_RDWR), fd, hold = open(HOLD "look_hold_ms", O_WRONLY);
+	cpu_set_t set;
+	struct vm vm;
+
+	if (hold < 0)
+		SKIP(return, "the test instrument hold_reset is not loaded");
+	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 1024));
+	vm_set_share(&vm, 0, 16, 24);
+	ASSERT_EQ(0, vm_set_slot(&vm, 0, 0, SIZE, vm.ram, KVM_MEM_LOG_DIRTY_PAGES));
+	fd = attach(dev, vm.vm_fd, getpid(), flags);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, harvest_when_asked_only(fd));
+	/* Whoever is held up keeps its processor; the guest and its VMM go on. */
+	CPU_ZERO(&set);
+	CPU_SET(0, &set);
+	ASSERT_EQ(0, sched_setaffinity(attachment_thread(), sizeof(set), &set));
+	run_on(1);
+	ASSERT_EQ(0, vm_run(&vm, REAP_ALWAYS));
+	wait_for_passes(&vm, 2);
+	ASSERT_EQ(2, write(hold, "20", 2)) TH_LOG("%s", strerror(errno));
+	EXPECT_EQ(0, ioctl(fd, VMFERRY_START, 0));
+	EXPECT_EQ(0, ioctl(fd, VMFERRY_STOP, 0));
+	ASSERT_EQ(1, write(hold, "0", 1));
+	vm_pause(&vm);
+	EXPECT_EQ(0, vm.failed);
+	close(fd);
+	close(hold);
+	vm_free(&vm);
+	close(dev);
+}
+
+/* Seen to fail: START went around the ring four thousand million times, and the machine with it. */
+TEST(a_start_beside_a_vmm_that_reaps_comes_to_an_end)
+{
+	look_at_a_moving_ring(_metadata, 0);
+}
+
+/* Seen to fail: likewise STOP, beside a VMM that resets a ring that it has given away. */
+TEST(a_stop_beside_a_vmm_that_reaps_comes_to_an_end)
+{
+	look_at_a_moving_ring(_metadata, VMFERRY_ATTACH_OWN_RING);
+}
+
+/*
  * Signals that end the VMM's resets early, since Linux 6.16: pages may then be in no ring and not protected.
  * Nothing is lost, or it is told.
  */

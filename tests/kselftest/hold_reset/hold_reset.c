@@ -2,6 +2,7 @@
 /*
  * Test instrument: holds a KVM_RESET_DIRTY_RINGS up, so that a test can look at what is done meanwhile: where it has
  * moved a ring's index and has not yet write-protected the pages, or where it has and has not yet flushed the TLBs.
+ * And holds vmferry up between any two instructions of its looks at a ring that KVM goes on with meanwhile.
  * Never for a host in use.
  */
 #include <linux/delay.h>
@@ -73,6 +74,53 @@ static struct kprobe flush_probe = {
 	.pre_handler = on_flush,
 };
 
+/* Long enough for the beginning of each: the loads of the ring's indices. */
+#define LOOK_BYTES 64
+#define LOOK_STEPS 24 /* as many instructions are held up, and then no more */
+
+static struct kprobe look_probes[2 * LOOK_BYTES];
+static unsigned int look_hold_ms;
+static atomic_t look_steps;
+
+static int on_look(struct kprobe *p, struct pt_regs *regs)
+{
+	if (atomic_dec_if_positive(&look_steps) >= 0)
+		mdelay(READ_ONCE(look_hold_ms));
+	return 0;
+}
+
+static void forget_looks(void)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(look_probes); i++)
+		if (look_probes[i].addr)
+			unregister_kprobe(&look_probes[i]);
+	memset(look_probes, 0, sizeof(look_probes));
+}
+
+/* Only while it is armed, for vmferry comes and goes. Where no instruction begins there can be no probe. */
+static int set_look_hold(const char *text, const struct kernel_param *param)
+{
+	static const char *const looks[] = { "ring_each_unreset", "ring_hand_back" };
+	int err = param_set_uint(text, param);
+
+	forget_looks();
+	if (err || !look_hold_ms)
+		return err;
+	atomic_set(&look_steps, LOOK_STEPS);
+	for (unsigned int i = 0; i < ARRAY_SIZE(look_probes); i++) {
+		look_probes[i].symbol_name = looks[i / LOOK_BYTES];
+		look_probes[i].offset = i % LOOK_BYTES;
+		look_probes[i].pre_handler = on_look;
+		if (register_kprobe(&look_probes[i]))
+			look_probes[i].addr = NULL;
+	}
+	return look_probes[0].addr || look_probes[4].addr ? 0 : -ENOENT; /* 4: after an endbr64 */
+}
+
+static const struct kernel_param_ops look_hold_ops = { .set = set_look_hold, .get = param_get_uint };
+module_param_cb(look_hold_ms, &look_hold_ops, &look_hold_ms, 0600);
+MODULE_PARM_DESC(look_hold_ms, "Arms: vmferry is held up at each instruction of its next look at a ring, for so long; 0: disarms");
+
 static struct kprobe *probes[] = { &protect_probe, &flush_probe };
 
 static int __init hold_reset_init(void)
@@ -82,6 +130,7 @@ static int __init hold_reset_init(void)
 
 static void __exit hold_reset_exit(void)
 {
+	forget_looks();
 	unregister_kprobes(probes, ARRAY_SIZE(probes));
 }
 
