@@ -142,7 +142,7 @@ static void wake_readers(struct attachment *a)
 	mutex_unlock(&a->lock);
 }
 
-/* The VMM has exited: let go of the VM. */
+/* The VMM has exited: let go of the VM, and of its devices, which the next one cannot open before. */
 static void bury(struct attachment *a)
 {
 	if (!a->vm_file)
@@ -152,7 +152,11 @@ static void bury(struct attachment *a)
 	a->vm_file = NULL;
 	a->logging = false;
 	area_set_flags(&a->area, VMFERRY_AREA_DEAD, VMFERRY_AREA_LOGGING);
+	/* In this order: vfio_sizes_add() takes no device that nobody would let go of. */
 	WRITE_ONCE(a->dead, true);
+	mutex_lock(&a->lock);
+	vfio_sizes_fini(&a->vfio);
+	mutex_unlock(&a->lock);
 	wake_readers(a);
 }
 

@@ -50,9 +50,9 @@ int vfio_sizes_add(struct attachment *a, const struct vmferry_vfio *req)
 	mutex_lock(&a->lock);
 	for (i = 0; i < v->nr && strcmp(v->dev[i].name, req->name); i++)
 		;
-	if (i == VMFERRY_MAX_DEVICES) {
+	err = READ_ONCE(a->dead) ? -ESRCH : i == VMFERRY_MAX_DEVICES ? -ENOSPC : 0;
+	if (err) {
 		mutex_unlock(&a->lock);
-		err = -ENOSPC;
 		goto out_put;
 	}
 	if (i == v->nr) {

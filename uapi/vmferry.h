@@ -286,7 +286,9 @@ _Static_assert(sizeof(struct vmferry_eventfd) == 16, "eventfd is ABI");
  * @data_fd: its migration data fd while it is in pre-copy, or -1
  * @name: how the device table names it, NUL-terminated
  *
- * Adding a name again replaces its fds. Return: index in the device table.
+ * Adding a name again replaces its fds. Both are let go when the VMM has exited; the table keeps
+ * what was read last. Return: index in the device table. EBADF: @device_fd is no VFIO device;
+ * ENOSPC: too many; ESRCH: the VMM has exited.
  */
 struct vmferry_vfio {
 	__u32 size;

@@ -8,11 +8,15 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <linux/vfio.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "kselftest_harness.h"
@@ -53,22 +57,27 @@ static int group_of_device(char *path, size_t len)
 	return 0;
 }
 
-FIXTURE_SETUP(vfio)
+/* Return: the device, or -1; the three are open until the process ends or closes them */
+static int open_device(int *container, int *group)
 {
-	struct vfio_group_status status = { .argsz = sizeof(status) };
 	char path[64];
 
-	if (access("/sys/bus/mdev/devices/" UUID, F_OK))
-		ASSERT_EQ(0, write_text(TYPES "create", UUID)) TH_LOG("mtty: %s", strerror(errno));
-	ASSERT_EQ(0, group_of_device(path, sizeof(path)));
-	self->container = open("/dev/vfio/vfio", O_RDWR);
-	ASSERT_LE(0, self->container);
-	self->group = open(path, O_RDWR);
-	ASSERT_LE(0, self->group) TH_LOG("%s: %s", path, strerror(errno));
-	ASSERT_EQ(0, ioctl(self->group, VFIO_GROUP_SET_CONTAINER, &self->container));
-	ASSERT_EQ(0, ioctl(self->container, VFIO_SET_IOMMU, VFIO_TYPE1_IOMMU)) TH_LOG("%s", strerror(errno));
-	self->device = ioctl(self->group, VFIO_GROUP_GET_DEVICE_FD, UUID);
-	ASSERT_LE(0, self->device) TH_LOG("%s", strerror(errno));
+	if (access("/sys/bus/mdev/devices/" UUID, F_OK) && write_text(TYPES "create", UUID))
+		return -1;
+	if (group_of_device(path, sizeof(path)))
+		return -1;
+	*container = open("/dev/vfio/vfio", O_RDWR);
+	*group = open(path, O_RDWR); /* EBUSY while somebody has the device */
+	if (*container < 0 || *group < 0 || ioctl(*group, VFIO_GROUP_SET_CONTAINER, container) ||
+	    ioctl(*container, VFIO_SET_IOMMU, VFIO_TYPE1_IOMMU))
+		return -1;
+	return ioctl(*group, VFIO_GROUP_GET_DEVICE_FD, UUID);
+}
+
+FIXTURE_SETUP(vfio)
+{
+	self->device = open_device(&self->container, &self->group);
+	ASSERT_LE(0, self->device) TH_LOG("mtty: %s", strerror(errno));
 
 	self->dev = open("/dev/vmferry", O_RDWR);
 	ASSERT_EQ(0, vm_make(&self->vm, 4 << 20, 1, 1024));
@@ -169,6 +178,64 @@ TEST_F(vfio, they_are_read_again_by_themselves)
 			usleep(1000);
 	}
 	EXPECT_EQ(0, ioctl(self->fd, VMFERRY_STOP, 0));
+}
+
+/*
+ * A VMM that exits lets go of its devices, and the next one opens them: an attachment to the one before, which
+ * is kept to be read, is not in its way. Seen to fail: the device was busy for as long as the attachment was open.
+ */
+TEST(devices_of_a_dead_vmm_are_let_go)
+{
+	struct vmferry_vfio v = { .size = sizeof(v), .data_fd = -1, .name = "mtty0" };
+	int pipes[2], dev = open("/dev/vmferry", O_RDWR), fds[2], pidfd, fd, group = -1, container = -1;
+	struct pollfd p = { .events = POLLIN };
+	struct vm vm;
+	pid_t child;
+
+	ASSERT_EQ(0, pipe(pipes));
+	child = fork();
+	if (!child) {
+		fds[0] = vm_make(&vm, 4 << 20, 1, 1024) ? -1 : vm.vm_fd;
+		fds[1] = open_device(&container, &group);
+		if (write(pipes[1], fds, sizeof(fds)) != sizeof(fds))
+			_exit(1);
+		pause();
+	}
+	ASSERT_EQ(sizeof(fds), read(pipes[0], fds, sizeof(fds)));
+	ASSERT_LE(0, fds[0]);
+	ASSERT_LE(0, fds[1]);
+	pidfd = syscall(SYS_pidfd_open, child, 0);
+	fds[0] = syscall(SYS_pidfd_getfd, pidfd, fds[0], 0);
+	fds[1] = syscall(SYS_pidfd_getfd, pidfd, fds[1], 0);
+	fd = attach(dev, fds[0], child, 0);
+	ASSERT_LE(0, fd);
+	v.device_fd = fds[1];
+	ASSERT_EQ(0, ioctl(fd, VMFERRY_ADD_VFIO, &v)) TH_LOG("%s", strerror(errno));
+	close(fds[0]);
+	close(fds[1]);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	p.fd = fd;
+	ASSERT_EQ(1, poll(&p, 1, 20000));
+	EXPECT_TRUE(p.revents & POLLHUP);
+	v.device_fd = -1;
+	for (int i = 0; i < 10000 && v.device_fd < 0; i++) {
+		v.device_fd = open_device(&container, &group);
+		if (v.device_fd >= 0)
+			break;
+		close(group);
+		close(container);
+		usleep(1000);
+	}
+	EXPECT_LE(0, v.device_fd) TH_LOG("the device cannot be opened again");
+	EXPECT_EQ(-1, ioctl(fd, VMFERRY_ADD_VFIO, &v));
+	EXPECT_EQ(v.device_fd < 0 ? EBADF : ESRCH, errno);
+	close(v.device_fd);
+	close(container);
+	close(group);
+	close(fd);
+	close(pidfd);
+	close(dev);
 }
 
 TEST_HARNESS_MAIN
