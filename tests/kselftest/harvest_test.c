@@ -6,14 +6,10 @@
  * is not all dirty; with cursors for the first vCPUs only; with a tail that is not kept; with the
  * regions not filled while no map of slots was there.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -362,43 +358,10 @@ static bool is_holding(void)
 	return c == 'Y';
 }
 
-static int run_on(int processor, pid_t thread)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(processor, &set);
-	return sched_setaffinity(thread, sizeof(set), &set);
-}
-
-/* The kernel thread that harvests this process's VM; 0: there is none. */
-static pid_t harvester(void)
-{
-	char want[32], name[64] = "", path[300];
-	DIR *proc = opendir("/proc");
-	struct dirent *e;
-	pid_t found = 0;
-
-	snprintf(want, sizeof(want), "vmferry/%d\n", getpid());
-	while (!found && (e = readdir(proc))) {
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/proc/%s/comm", e->d_name);
-		f = fopen(path, "r");
-		if (!f)
-			continue;
-		if (fgets(name, sizeof(name), f) && !strcmp(name, want))
-			found = atoi(e->d_name);
-		fclose(f);
-	}
-	closedir(proc);
-	return found;
-}
-
 /* On a processor of its own: a reset that is held up lets no other thread onto its processor. */
 static void *reap_once(void *vm)
 {
-	run_on(1, 0);
+	vm_go_to_processor(0, 1);
 	vm_reap(vm);
 	return NULL;
 }
@@ -416,13 +379,12 @@ TEST(pages_wait_for_the_end_of_the_reset_that_is_under_way)
 		SKIP(return, "the test instrument hold_reset is not loaded");
 	if (get_nprocs() < 2)
 		SKIP(return, "a reset that is held up needs a second processor");
-	ASSERT_EQ(0, run_on(0, 0)); /* and the vCPU with it */
+	ASSERT_EQ(0, vm_go_to_processor(0, 0)); /* and the vCPU with it */
 	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 1024));
 	vm_set_share(&vm, 0, 16, 24);
 	fd = attach(dev, vm.vm_fd, getpid(), 0);
 	ASSERT_LE(0, fd);
-	ASSERT_LT(0, harvester());
-	ASSERT_EQ(0, run_on(0, harvester()));
+	ASSERT_EQ(0, vm_go_to_processor(attachment_thread(), 0));
 	ASSERT_EQ(0, consumer_open(&c, fd, vm.ram, SIZE));
 	ASSERT_EQ(0, ioctl(fd, VMFERRY_START, 0));
 	consumer_copy_all(&c);
@@ -538,11 +500,12 @@ TEST(a_start_on_an_own_ring_waits_for_it_too)
 static void look_at_a_moving_ring(struct __test_metadata *_metadata, uint32_t flags)
 {
 	int dev = open("/dev/vmferry", O_RDWR), fd, hold = open(HOLD "look_hold_ms", O_WRONLY);
-	cpu_set_t set;
 	struct vm vm;
 
 	if (hold < 0)
 		SKIP(return, "the test instrument hold_reset is not loaded");
+	if (get_nprocs() < 2)
+		SKIP(return, "a look that is held up needs a second processor");
 	ASSERT_EQ(0, vm_make(&vm, SIZE, 1, 1024));
 	vm_set_share(&vm, 0, 16, 24);
 	ASSERT_EQ(0, vm_set_slot(&vm, 0, 0, SIZE, vm.ram, KVM_MEM_LOG_DIRTY_PAGES));
@@ -550,10 +513,8 @@ static void look_at_a_moving_ring(struct __test_metadata *_metadata, uint32_t fl
 	ASSERT_LE(0, fd);
 	ASSERT_EQ(0, harvest_when_asked_only(fd));
 	/* Whoever is held up keeps its processor; the guest and its VMM go on. */
-	CPU_ZERO(&set);
-	CPU_SET(0, &set);
-	ASSERT_EQ(0, sched_setaffinity(attachment_thread(), sizeof(set), &set));
-	run_on(1);
+	ASSERT_EQ(0, vm_go_to_processor(attachment_thread(), 0));
+	ASSERT_EQ(0, vm_go_to_processor(0, 1));
 	ASSERT_EQ(0, vm_run(&vm, REAP_ALWAYS));
 	wait_for_passes(&vm, 2);
 	ASSERT_EQ(2, write(hold, "20", 2)) TH_LOG("%s", strerror(errno));

@@ -42,15 +42,6 @@ FIXTURE_VARIANT_ADD(steal, bitmap) {
 	.ring_entries = 0, .flags = 0, .reaper = REAP_NEVER,
 };
 
-static int go_to_processor(int thread, int nr)
-{
-	cpu_set_t one;
-
-	CPU_ZERO(&one);
-	CPU_SET(nr, &one);
-	return sched_setaffinity(thread, sizeof(one), &one);
-}
-
 FIXTURE_SETUP(steal)
 {
 	self->dev = open("/dev/vmferry", O_RDWR);
@@ -80,7 +71,7 @@ FIXTURE_TEARDOWN(steal)
 /* The vCPUs, and who reaps their rings, on processor 0: they preempt each other all the while. */
 static int run_on_one_processor(struct vm *vm, enum vm_reaper reaper)
 {
-	return go_to_processor(0, 0) || vm_run(vm, reaper) || go_to_processor(0, 1);
+	return vm_go_to_processor(0, 0) || vm_run(vm, reaper) || vm_go_to_processor(0, 1);
 }
 
 /*
@@ -102,7 +93,7 @@ static int look_on(struct consumer *c, int fd, int thread, bool has_rings, int n
 			break;
 		if (consumer_collect(c)) {
 			usleep(5000); /* so that it sleeps */
-			go_to_processor(thread, ++found % 2 ? 0 : 1);
+			vm_go_to_processor(thread, ++found % 2 ? 0 : 1);
 		}
 		usleep(1000);
 	}

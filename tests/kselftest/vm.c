@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <asm/kvm_para.h>
 #include <linux/kvm.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -437,4 +438,14 @@ int attachment_thread(void)
 	if (d)
 		closedir(d);
 	return found;
+}
+
+/** vm_go_to_processor() - @thread (0: the caller, and what it makes from here on) runs on processor @nr only */
+int vm_go_to_processor(int thread, int nr)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(nr, &one);
+	return sched_setaffinity(thread, sizeof(one), &one);
 }

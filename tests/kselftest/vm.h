@@ -91,5 +91,6 @@ void consumer_close(struct consumer *c);
 int harvest(int fd, uint32_t flags);
 int harvest_when_asked_only(int fd);
 int attachment_thread(void);
+int vm_go_to_processor(int thread, int nr);
 
 #endif
