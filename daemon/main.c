@@ -95,8 +95,9 @@ static void keep_freed_memory(void)
 }
 
 /*
- * The loop's own heap is there before the first guest: to make it larger, the kernel takes the lock of the address
- * space, which a preempted thread that fills page tables may hold for a tenth of a second (measured: 56 to 171 ms).
+ * Makes the heap as large as the loop needs it, before the first guest registers. To enlarge a heap later, the kernel
+ * takes the lock of the address space. A thread that fills page tables holds that lock, and may be preempted meanwhile:
+ * the loop then waited for 56 to 260 ms (measured with make bench-loop-stalls).
  */
 static int make_heap(void)
 {
@@ -110,8 +111,8 @@ static int make_heap(void)
 }
 
 /*
- * The table of descriptors is there in full, too: where threads share it, the kernel makes a larger one only after an
- * RCU grace period, and open() waits for that (measured: 4 to 12 ms).
+ * Makes the process's table of file descriptors as large as it may become. If the table grows later, the kernel waits
+ * for an RCU grace period, because threads share it, and open() on the loop waits as long (measured: 4 to 12 ms).
  */
 static void make_fd_table(void)
 {

@@ -252,7 +252,7 @@ static void unlock_marks(struct journal *j)
 	j->marks_map = NULL;
 }
 
-/* Preallocates room for marks. A failure is ignored: a mark without preallocated room is still written. */
+/* Preallocates room for marks. A failure is ignored: write_mark() works without, it only takes longer. */
 static void preallocate_marks(struct journal *j)
 {
 	off_t at = atomic_load_explicit(&j->marks_at, memory_order_relaxed), room = j->marks_room + MARKS_AHEAD;

@@ -98,7 +98,7 @@ TEST_F(harvest, the_copy_ends_up_right)
 	wait_for_passes(&self->vm, 2);
 	ASSERT_EQ(0, ioctl(self->fd, VMFERRY_START, 0));
 	consumer_copy_all(&self->c);
-	/* How much the guest writes meanwhile is the scheduler's affair: the harness ends what never comes. */
+	/* How fast the guest writes depends on the scheduler, so there is no bound here; the harness's time limit ends the test. */
 	for (int round = 0; round < 40 || !has_seen_enough(&self->c, variant->ring_entries); round++) {
 		if (self->vm.failed)
 			break;

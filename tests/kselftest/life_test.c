@@ -27,7 +27,7 @@ static int setting(const char *name, int otherwise)
 	return t ? atoi(t) : otherwise;
 }
 
-/* How often, if there is time; a number that was asked for is done in any case. */
+/* The number of repetitions. The default is cut short when time is over; VMFERRY_TIMES is always done in full. */
 static int times(void)
 {
 	return setting("VMFERRY_TIMES", 150);

@@ -181,8 +181,8 @@ TEST_F(vfio, they_are_read_again_by_themselves)
 }
 
 /*
- * A VMM that exits lets go of its devices, and the next one opens them: an attachment to the one before, which
- * is kept to be read, is not in its way. Seen to fail: the device was busy for as long as the attachment was open.
+ * When a VMM has exited, the next VMM can open its devices, although the attachment to the dead VMM is still open.
+ * Seen to fail: the device was busy for as long as that attachment was open.
  */
 TEST(devices_of_a_dead_vmm_are_let_go)
 {

@@ -124,7 +124,7 @@ static void a_failure_names_every_address_and_what_it_said(void **state)
 	(void)state;
 	stand_in_silent(2, &list[0], silent);
 	stand_in_refusing(3, &list[1]);
-	/* On a busy machine the third address may be late, too: then both get twice the time. */
+	/* On a busy machine the third address may answer too late as well. The test is then repeated with twice the time. */
 	for (s = 0.5; s < PATIENCE_S / 4; s *= 2) {
 		struct stand_in full = { .nr = 1, .status = -ENOMEM };
 
