@@ -38,16 +38,20 @@ struct greeter {
 
 TAILQ_HEAD(greeter_list, greeter);
 
-static struct {
-	struct loop_source source;
-	struct greeter_list greeters; /* the oldest first */
+/**
+ * struct greeter_set - where the peers of one daemon connect, and who has not said hello yet
+ * @all: @nr of them, the oldest first
+ */
+struct greeter_set {
+	struct loop_source listener;
+	struct greeter_list all;
 	unsigned int nr;
-} listener = { .source.fd = -1, .greeters = TAILQ_HEAD_INITIALIZER(listener.greeters) };
+};
 
 static void free_greeter(struct greeter *g)
 {
-	TAILQ_REMOVE(&listener.greeters, g, entry);
-	listener.nr--;
+	TAILQ_REMOVE(&g->f->greeters->all, g, entry);
+	g->f->greeters->nr--;
 	loop_remove(g->f->loop, &g->source);
 	loop_timer_fini(&g->patience);
 	if (g->source.fd >= 0)
@@ -173,6 +177,7 @@ static void greeter_impatient(void *owner)
 static void accept_ready(struct loop_source *s, uint32_t events)
 {
 	struct ferry *f = s->owner;
+	struct greeter_set *set = f->greeters;
 	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct greeter *g = fd >= 0 ? calloc(1, sizeof(*g)) : NULL;
 
@@ -193,35 +198,45 @@ static void accept_ready(struct loop_source *s, uint32_t events)
 		return;
 	}
 	loop_timer_at(&g->patience, now_ns() + WIRE_HELLO_TIMEOUT_MS * NS_PER_MS);
-	TAILQ_INSERT_TAIL(&listener.greeters, g, entry);
-	if (++listener.nr <= MAX_GREETERS)
+	TAILQ_INSERT_TAIL(&set->all, g, entry);
+	if (++set->nr <= MAX_GREETERS)
 		return;
-	refused(TAILQ_FIRST(&listener.greeters), "too many others connect");
-	free_greeter(TAILQ_FIRST(&listener.greeters));
+	refused(TAILQ_FIRST(&set->all), "too many others connect");
+	free_greeter(TAILQ_FIRST(&set->all));
 }
 
 /** greeter_listen() - let peers connect at @uri */
 int greeter_listen(struct ferry *f, const char *uri)
 {
+	struct greeter_set *set = calloc(1, sizeof(*set));
 	char why[160];
-	int fd = address_listen(uri, why, sizeof(why));
+	int fd;
 
+	if (!set)
+		return -ENOMEM;
+	fd = address_listen(uri, why, sizeof(why));
 	if (fd < 0) {
 		error_report("cannot listen for peers at %s: %s", uri, why);
+		free(set);
 		return fd;
 	}
-	listener.source = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = f, .name = "peers" };
-	return loop_add(f->loop, &listener.source, EPOLLIN);
+	TAILQ_INIT(&set->all);
+	set->listener = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = f, .name = "peers" };
+	f->greeters = set;
+	return loop_add(f->loop, &set->listener, EPOLLIN);
 }
 
-/** greeter_stop() - no more connections */
+/** greeter_stop() - no more connections. Nothing to do if nobody listens */
 void greeter_stop(struct ferry *f)
 {
-	if (listener.source.fd >= 0) {
-		loop_remove(f->loop, &listener.source);
-		close(listener.source.fd);
-		listener.source.fd = -1;
-	}
-	while (!TAILQ_EMPTY(&listener.greeters))
-		free_greeter(TAILQ_FIRST(&listener.greeters));
+	struct greeter_set *set = f->greeters;
+
+	if (!set)
+		return;
+	loop_remove(f->loop, &set->listener);
+	close(set->listener.fd);
+	while (!TAILQ_EMPTY(&set->all))
+		free_greeter(TAILQ_FIRST(&set->all));
+	f->greeters = NULL;
+	free(set);
 }

@@ -97,9 +97,15 @@ struct vm {
 	struct vm *next;
 };
 
-/** struct vm_list - all VMs; @registered is told of each new one; @tracker: for all of them */
+/**
+ * struct vm_list - all VMs of one daemon
+ * @sockets: of their VMMs; from vm_socket_listen() to vm_socket_stop()
+ * @tracker: for all of them
+ * @registered: is told of each new one
+ */
 struct vm_list {
 	struct vm *first;
+	struct vm_socket_set *sockets;
 	struct loop *loop;
 	struct worker *worker;
 	enum tracker_mode tracker;

@@ -65,10 +65,11 @@ struct vm_socket {
 	struct loop_timer patience;
 };
 
-static struct listener {
-	struct loop_source source;
-	struct vm_socket *all;
-} listener = { .source.fd = -1 };
+/** struct vm_socket_set - where the VMMs of one daemon connect, and all their connections, registered or not */
+struct vm_socket_set {
+	struct loop_source listener;
+	struct vm_socket *first;
+};
 
 /* Files that nobody took; the last reference to a memfd frees all of its memory. */
 struct refused {
@@ -124,7 +125,7 @@ static void disconnect(struct vm_socket *s)
 {
 	struct vm *vm = s->vm;
 
-	for (struct vm_socket **p = &listener.all; *p; p = &(*p)->next)
+	for (struct vm_socket **p = &s->list->sockets->first; *p; p = &(*p)->next)
 		if (*p == s) {
 			*p = s->next;
 			break;
@@ -248,7 +249,7 @@ static int peer_pid(int sock)
 
 static bool is_known(struct vm_list *l, const char *name, bool incoming)
 {
-	for (struct vm_socket *o = listener.all; o; o = o->next)
+	for (struct vm_socket *o = l->sockets->first; o; o = o->next)
 		if (o->registration && !strcmp(o->registration->vm->name, name) &&
 		    vm_is_incoming(o->registration->vm) == incoming)
 			return true;
@@ -526,33 +527,42 @@ static void accept_ready(struct loop_source *src, uint32_t events)
 		free(s);
 		return;
 	}
-	s->next = listener.all;
-	listener.all = s;
+	s->next = l->sockets->first;
+	l->sockets->first = s;
 }
 
 /** vm_socket_listen() - let VMMs register at @path */
 int vm_socket_listen(struct vm_list *l, const char *path)
 {
+	struct vm_socket_set *set = calloc(1, sizeof(*set));
 	char uri[256], why[160];
 	int fd;
 
+	if (!set)
+		return -ENOMEM;
 	snprintf(uri, sizeof(uri), "unix:%s", path);
 	fd = address_listen(uri, why, sizeof(why));
 	if (fd < 0) {
 		error_report("cannot listen for VMMs at %s: %s", path, why);
+		free(set);
 		return fd;
 	}
-	listener.source = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = l, .name = "VMMs" };
-	return loop_add(l->loop, &listener.source, EPOLLIN);
+	set->listener = (struct loop_source){ .fd = fd, .ready = accept_ready, .owner = l, .name = "VMMs" };
+	l->sockets = set;
+	return loop_add(l->loop, &set->listener, EPOLLIN);
 }
 
-/** vm_socket_stop() - disconnect all VMMs; their guests are not touched */
+/** vm_socket_stop() - disconnect all VMMs; their guests are not touched. Nothing to do if nobody listens */
 void vm_socket_stop(struct vm_list *l)
 {
-	if (listener.source.fd >= 0) {
-		loop_remove(l->loop, &listener.source);
-		close(listener.source.fd);
-	}
-	while (listener.all)
-		disconnect(listener.all);
+	struct vm_socket_set *set = l->sockets;
+
+	if (!set)
+		return;
+	loop_remove(l->loop, &set->listener);
+	close(set->listener.fd);
+	while (set->first)
+		disconnect(set->first);
+	l->sockets = NULL;
+	free(set);
 }
