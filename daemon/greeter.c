@@ -75,7 +75,8 @@ static void refused(const struct greeter *g, const char *why)
 {
 	char text[64];
 
-	limited_notice(LIMITED_REFUSED, "refused a connection from %s: %s", who(g, text, sizeof(text)), why);
+	limited_notice(g->f->limited, LIMITED_REFUSED, "refused a connection from %s: %s",
+		       who(g, text, sizeof(text)), why);
 }
 
 static void welcome(struct greeter *g, int status, const char *text)

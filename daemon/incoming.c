@@ -259,7 +259,7 @@ static void discard(struct incoming *in)
 	let_go_of_vm(in);
 	if (!in->work.is_out)
 		place_cease(in->room.place);
-	limited_notice(LIMITED_INCOMING,
+	limited_notice(in->f->limited, LIMITED_INCOMING,
 		       "vm %s: the guest did not arrive: %s; it does not run here; ready for the next",
 		       in->name, in->error[0] ? in->error : "the source called it off");
 }
@@ -301,8 +301,8 @@ void incoming_step(struct incoming *in, enum dst_event event)
 	unsigned int actions;
 
 	if (!switchover_dst_step(&in->state, event, &actions)) {
-		limited_error(LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored", in->name,
-			      dst_event_name(event), dst_state_name(from));
+		limited_error(in->f->limited, LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored",
+			      in->name, dst_event_name(event), dst_state_name(from));
 		return;
 	}
 	incoming_be_urgent(in);

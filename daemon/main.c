@@ -140,10 +140,11 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 	f->loop = loop_new();
 	if (!f->loop)
 		return -ENOMEM;
-	err = limited_open(f->loop);
+	err = limited_open(f->loop, &f->limited);
 	if (err)
 		return err;
 	f->vms.loop = f->loop;
+	f->vms.limited = f->limited;
 	f->vms.tracker = o->tracker_mode;
 	f->vms.registered = recovery_registered;
 	f->vms.owner = f;
@@ -168,7 +169,7 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 		err = scribe_open(&f->scribe);
 	snprintf(path, sizeof(path), "%s/blackouts", o->state_dir);
 	if (!err)
-		err = blackouts_open(f->scribe, path, &f->blackouts);
+		err = blackouts_open(f->scribe, f->limited, path, &f->blackouts);
 	malloc_trim(0); /* the kernel's types, 10 MiB, were needed to load the probe; no guest is near yet */
 	make_fd_table();
 	if (!err)
@@ -213,7 +214,7 @@ int main(int argc, char **argv)
 	incoming_stop(&f, "the daemon there was told to end");
 	api_stop(&f);
 	vm_socket_stop(&f.vms);
-	limited_close();
+	limited_flush(f.limited);
 	if (f.worker && !worker_drain(f.worker, now_ns() + DRAIN_NS)) {
 		error_report("vmferryd: something that was begun does not end: a disk or a file system hangs; "
 			     "ending without it; no guest is concerned");
@@ -226,6 +227,7 @@ int main(int argc, char **argv)
 	scribe_close(f.scribe);
 	if (signals.fd >= 0)
 		close(signals.fd);
+	limited_close(f.limited);
 	loop_free(f.loop);
 	if (!err || err == -EINTR)
 		unlink(o.control_socket), unlink(o.vmm_socket);

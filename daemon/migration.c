@@ -290,8 +290,8 @@ void migration_step(struct migration *m, enum src_event event)
 		return;
 	}
 	if (!switchover_src_step(&m->state, event, &actions)) {
-		limited_error(LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored", m->name,
-			      src_event_name(event), src_state_name(from));
+		limited_error(m->f->limited, LIMITED_MISPLACED, "vm %s: bug: event %s in state %s; ignored",
+			      m->name, src_event_name(event), src_state_name(from));
 		return;
 	}
 	if (from < SRC_PREPARED && m->state == SRC_PREPARED)

@@ -119,12 +119,14 @@ void ferry_urgent(struct ferry *f, bool *was, bool is);
 /**
  * struct ferry - one daemon: what all its migrations share
  * @worker: does what may block, see base/worker.h
+ * @limited: what is said of what others can provoke, see base/limited.h
  * @greeters: the peers' address; from greeter_listen() to greeter_stop()
  * @emit: tells operators of an event of @vm; @detail may be NULL
  */
 struct ferry {
 	struct loop *loop;
 	struct worker *worker;
+	struct limited *limited;
 	struct vm_list vms;
 	struct greeter_set *greeters;
 	struct journal *journal;

@@ -9,8 +9,11 @@
  */
 #include "limited.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "deadline.h"
 #include "error.h"
@@ -30,83 +33,102 @@ static const char *const what[LIMITED_NR] = {
 
 #define BURST_OF(n) { .burst = (n), .period_ns = PERIOD_NS }
 
-static struct {
-	struct loop_timer timer;
-	struct ratelimit limit[LIMITED_NR];
-	char last[LIMITED_NR][600]; /* the last message that was kept back */
-	bool is_error[LIMITED_NR];
-} limited = {
-	.limit = {
-		[LIMITED_REFUSED] = BURST_OF(10),
-		[LIMITED_INCOMING] = BURST_OF(20),
-		[LIMITED_MISPLACED] = BURST_OF(10),
-		[LIMITED_VMM] = BURST_OF(10),
-		[LIMITED_REGISTERED] = BURST_OF(100), /* a host that starts has that many */
-		[LIMITED_CLIENT] = BURST_OF(10),
-	},
+static const struct ratelimit limits[LIMITED_NR] = {
+	[LIMITED_REFUSED] = BURST_OF(10),
+	[LIMITED_INCOMING] = BURST_OF(20),
+	[LIMITED_MISPLACED] = BURST_OF(10),
+	[LIMITED_VMM] = BURST_OF(10),
+	[LIMITED_REGISTERED] = BURST_OF(100), /* a host that starts has that many */
+	[LIMITED_CLIENT] = BURST_OF(10),
 };
 
-static void set_timer(void)
+/** struct limited - of one daemon; the loop's. @last: of each kind the last message that was kept back */
+struct limited {
+	struct loop_timer timer;
+	struct ratelimit limit[LIMITED_NR];
+	char last[LIMITED_NR][600];
+	bool is_error[LIMITED_NR];
+};
+
+static void set_timer(struct limited *l)
 {
 	uint64_t first = 0;
 
 	for (int i = 0; i < LIMITED_NR; i++) {
-		uint64_t due = ratelimit_due_ns(&limited.limit[i]);
+		uint64_t due = ratelimit_due_ns(&l->limit[i]);
 
 		if (due && (!first || due < first))
 			first = due;
 	}
-	loop_timer_at(&limited.timer, first);
+	loop_timer_at(&l->timer, first);
 }
 
-static void sum_up(int kind, uint64_t now)
+static void sum_up(struct limited *l, int kind, uint64_t now)
 {
-	unsigned int kept = ratelimit_sum_up(&limited.limit[kind], now);
+	unsigned int kept = ratelimit_sum_up(&l->limit[kind], now);
 
 	if (!kept)
 		return;
-	if (limited.is_error[kind])
+	if (l->is_error[kind])
 		error_report("%u more %s within %llu s; the last: %s", kept, what[kind], PERIOD_NS / NS_PER_S,
-			     limited.last[kind]);
+			     l->last[kind]);
 	else
 		notice_report("%u more %s within %llu s; the last: %s", kept, what[kind], PERIOD_NS / NS_PER_S,
-			      limited.last[kind]);
-	limited.is_error[kind] = false;
+			      l->last[kind]);
+	l->is_error[kind] = false;
 }
 
 static void on_timer(void *owner)
 {
+	struct limited *l = owner;
 	uint64_t now = now_ns();
 
-	(void)owner;
 	for (int i = 0; i < LIMITED_NR; i++)
-		sum_up(i, now);
-	set_timer();
+		sum_up(l, i, now);
+	set_timer(l);
 }
 
-/** limited_open() - summaries are said on @l; without it only bursts are said */
-int limited_open(struct loop *l)
+/** limited_open() - summaries are said on @loop */
+int limited_open(struct loop *loop, struct limited **out)
 {
-	return loop_timer_init(&limited.timer, l, on_timer, NULL);
+	struct limited *l = calloc(1, sizeof(*l));
+	int err = l ? loop_timer_init(&l->timer, loop, on_timer, l) : -ENOMEM;
+
+	if (err) {
+		free(l);
+		return err;
+	}
+	memcpy(l->limit, limits, sizeof(l->limit));
+	*out = l;
+	return 0;
 }
 
-/** limited_close() - say what was kept back, before the log ends */
-void limited_close(void)
+/** limited_flush() - say what was kept back, whatever the time; NULL is fine */
+void limited_flush(struct limited *l)
 {
-	for (int i = 0; i < LIMITED_NR; i++)
-		sum_up(i, UINT64_MAX);
-	loop_timer_fini(&limited.timer);
+	for (int i = 0; l && i < LIMITED_NR; i++)
+		sum_up(l, i, UINT64_MAX);
 }
 
-static void report(enum limited_kind kind, bool is_error, const char *fmt, va_list ap)
+/** limited_close() - as limited_flush(); nothing is said through @l any more; NULL is fine */
+void limited_close(struct limited *l)
 {
-	char text[sizeof(limited.last[0])];
+	if (!l)
+		return;
+	limited_flush(l);
+	loop_timer_fini(&l->timer);
+	free(l);
+}
+
+static void report(struct limited *l, enum limited_kind kind, bool is_error, const char *fmt, va_list ap)
+{
+	char text[sizeof(l->last[0])];
 
 	vsnprintf(text, sizeof(text), fmt, ap);
-	if (!ratelimit_may_say(&limited.limit[kind], now_ns())) {
-		snprintf(limited.last[kind], sizeof(limited.last[kind]), "%s", text);
-		limited.is_error[kind] |= is_error;
-		set_timer();
+	if (!ratelimit_may_say(&l->limit[kind], now_ns())) {
+		snprintf(l->last[kind], sizeof(l->last[kind]), "%s", text);
+		l->is_error[kind] |= is_error;
+		set_timer(l);
 	} else if (is_error) {
 		error_report("%s", text);
 	} else {
@@ -115,21 +137,21 @@ static void report(enum limited_kind kind, bool is_error, const char *fmt, va_li
 }
 
 /** limited_error() - as error_report(), for what others can provoke; the loop's thread */
-void limited_error(enum limited_kind kind, const char *fmt, ...)
+void limited_error(struct limited *l, enum limited_kind kind, const char *fmt, ...)
 {
 	va_list ap;
 
 	va_start(ap, fmt);
-	report(kind, true, fmt, ap);
+	report(l, kind, true, fmt, ap);
 	va_end(ap);
 }
 
 /** limited_notice() - as notice_report(), for what others can provoke; the loop's thread */
-void limited_notice(enum limited_kind kind, const char *fmt, ...)
+void limited_notice(struct limited *l, enum limited_kind kind, const char *fmt, ...)
 {
 	va_list ap;
 
 	va_start(ap, fmt);
-	report(kind, false, fmt, ap);
+	report(l, kind, false, fmt, ap);
 	va_end(ap);
 }

@@ -19,9 +19,14 @@ enum limited_kind {
 	LIMITED_NR
 };
 
-int limited_open(struct loop *l);
-void limited_close(void);
-void limited_error(enum limited_kind kind, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void limited_notice(enum limited_kind kind, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+struct limited;
+
+int limited_open(struct loop *loop, struct limited **out);
+void limited_flush(struct limited *l);
+void limited_close(struct limited *l);
+void limited_error(struct limited *l, enum limited_kind kind, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+void limited_notice(struct limited *l, enum limited_kind kind, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 #endif

@@ -440,7 +440,7 @@ int api_listen(struct ferry *f, const char *path)
 	}
 	a->f = f;
 	a->params = migration_default_params;
-	err = api_clients_open(f->loop, fd, &client_ops, a, &a->clients);
+	err = api_clients_open(f->loop, f->limited, fd, &client_ops, a, &a->clients);
 	if (err) {
 		free(a);
 		return err;

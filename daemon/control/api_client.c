@@ -77,6 +77,7 @@ struct api_client {
  */
 struct api_clients {
 	struct loop *loop;
+	struct limited *limited;
 	struct loop_source source, work;
 	struct loop_timer rest;
 	uint64_t rest_ns;
@@ -219,7 +220,8 @@ void api_clients_tell(struct api_clients *a, const char *text)
 			queue(c, text, true);
 			continue;
 		}
-		limited_notice(LIMITED_CLIENT, "control socket: a client does not read its events; it is disconnected");
+		limited_notice(a->limited, LIMITED_CLIENT,
+			       "control socket: a client does not read its events; it is disconnected");
 		doom(c);
 	}
 }
@@ -251,7 +253,7 @@ static void receive(struct api_client *c)
 		return;
 	c->in_len += (size_t)n;
 	if (c->in_len == sizeof(c->in) && !has_line(c)) {
-		limited_notice(LIMITED_CLIENT,
+		limited_notice(c->all->limited, LIMITED_CLIENT,
 			       "control socket: a client sent a line of more than %d bytes; it is disconnected",
 			       MAX_LINE);
 		doom(c);
@@ -340,7 +342,7 @@ static void accept_ready(struct loop_source *s, uint32_t events)
 		return;
 	c = a->nr < MAX_CLIENTS ? calloc(1, sizeof(*c)) : NULL;
 	if (!c) {
-		limited_notice(LIMITED_CLIENT, "control socket: refused a client: %s",
+		limited_notice(a->limited, LIMITED_CLIENT, "control socket: refused a client: %s",
 			       a->nr < MAX_CLIENTS ? "out of memory" : "there are too many");
 		close(fd);
 		return;
@@ -360,8 +362,8 @@ static void accept_ready(struct loop_source *s, uint32_t events)
 }
 
 /** api_clients_open() - serve who connects to @listen_fd, which is taken over, also on failure */
-int api_clients_open(struct loop *l, int listen_fd, const struct api_client_ops *ops, void *owner,
-		     struct api_clients **out)
+int api_clients_open(struct loop *l, struct limited *limited, int listen_fd, const struct api_client_ops *ops,
+		     void *owner, struct api_clients **out)
 {
 	struct api_clients *a = calloc(1, sizeof(*a));
 	int err = a ? 0 : -ENOMEM;
@@ -370,6 +372,7 @@ int api_clients_open(struct loop *l, int listen_fd, const struct api_client_ops 
 		TAILQ_INIT(&a->clients);
 		TAILQ_INIT(&a->waiting);
 		a->loop = l;
+		a->limited = limited;
 		a->ops = ops;
 		a->owner = owner;
 		a->work = (struct loop_source){ .fd = -1, .ready = work, .owner = a, .name = "command" };

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "base/loop.h"
+#include "base/limited.h"
 
 struct api_clients;
 struct api_client;
@@ -20,8 +20,8 @@ struct api_client_ops {
 	void (*line)(void *owner, struct api_client *c, const char *line, size_t len);
 };
 
-int api_clients_open(struct loop *l, int listen_fd, const struct api_client_ops *ops, void *owner,
-		     struct api_clients **out);
+int api_clients_open(struct loop *l, struct limited *limited, int listen_fd, const struct api_client_ops *ops,
+		     void *owner, struct api_clients **out);
 void api_clients_close(struct api_clients *a);
 void api_clients_tell(struct api_clients *a, const char *text);
 

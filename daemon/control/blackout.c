@@ -32,6 +32,7 @@ struct kept_line {
 struct blackouts {
 	struct probe *probe;
 	char why[200]; /* there is none */
+	struct limited *limited;
 	struct scribe *scribe;
 	char *path;
 	unsigned int lines; /* in the file */
@@ -81,13 +82,14 @@ static void read_history(struct blackouts *b)
 }
 
 /** blackouts_open() - load the probe, read the history; without a probe it works, too */
-int blackouts_open(struct scribe *s, const char *history, struct blackouts **out)
+int blackouts_open(struct scribe *s, struct limited *l, const char *history, struct blackouts **out)
 {
 	struct blackouts *b = calloc(1, sizeof(*b));
 
 	if (!b)
 		return -ENOMEM;
 	b->scribe = s;
+	b->limited = l;
 	b->path = strdup(history);
 	if (!b->path) {
 		blackouts_close(b);
@@ -231,7 +233,8 @@ int blackout_watch(struct blackouts *b, int pid)
 	int slot = b->probe ? probe_watch(b->probe, pid) : SLOT_NONE;
 
 	if (b->probe && slot < 0)
-		limited_notice(LIMITED_INCOMING, "the probe cannot watch process %d: %s", pid, strerror(-slot));
+		limited_notice(b->limited, LIMITED_INCOMING, "the probe cannot watch process %d: %s", pid,
+			       strerror(-slot));
 	return slot < 0 ? SLOT_NONE : slot;
 }
 

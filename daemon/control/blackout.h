@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <stdint.h>
 
+#include "base/limited.h"
 #include "base/scribe.h"
 #include "decide/predictor.h"
 
@@ -47,7 +48,7 @@ struct brownout {
 
 struct blackouts;
 
-int blackouts_open(struct scribe *s, const char *history, struct blackouts **out);
+int blackouts_open(struct scribe *s, struct limited *l, const char *history, struct blackouts **out);
 void blackouts_close(struct blackouts *b);
 void blackouts_add(struct blackouts *b, const struct blackout_record *r);
 char *blackouts_text(const struct blackouts *b, const char *vm, size_t most);

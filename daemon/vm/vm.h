@@ -100,6 +100,7 @@ struct vm {
 /**
  * struct vm_list - all VMs of one daemon
  * @sockets: of their VMMs; from vm_socket_listen() to vm_socket_stop()
+ * @limited: for messages that VMMs can provoke
  * @tracker: for all of them
  * @registered: is told of each new one
  */
@@ -108,6 +109,7 @@ struct vm_list {
 	struct vm_socket_set *sockets;
 	struct loop *loop;
 	struct worker *worker;
+	struct limited *limited;
 	enum tracker_mode tracker;
 	void (*registered)(void *owner, struct vm *vm);
 	void *owner;

@@ -157,7 +157,7 @@ static void disconnect(struct vm_socket *s)
 
 static void reject(struct vm_socket *s, const char *why)
 {
-	limited_error(LIMITED_VMM, "vmm socket: %s%s: %s; its guest is not touched; connection closed",
+	limited_error(s->list->limited, LIMITED_VMM, "vmm socket: %s%s: %s; its guest is not touched; connection closed",
 		      s->vm ? "vm " : "a VMM", s->vm ? s->vm->name : "", why);
 	disconnect(s);
 }
@@ -269,8 +269,8 @@ static void enlist(struct vm_socket *s, struct vm *vm)
 	vm->sock = s;
 	vm->next = s->list->first;
 	s->list->first = vm;
-	limited_notice(LIMITED_REGISTERED, "vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs", vm->name,
-		       vm->pid, vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
+	limited_notice(s->list->limited, LIMITED_REGISTERED, "vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs",
+		       vm->name, vm->pid, vm_state_name(vm), (unsigned long long)vm_ram_size(vm) >> 20, vm->nr_vcpus);
 	s->list->registered(s->list->owner, vm);
 }
 
@@ -425,8 +425,8 @@ static int receive(struct vm_socket *s)
 		return 0;
 	}
 	if (s->vm)
-		limited_notice(LIMITED_REGISTERED, "vm %s: its VMM (pid %d) closed the connection", s->vm->name,
-			       s->vm->pid);
+		limited_notice(s->list->limited, LIMITED_REGISTERED, "vm %s: its VMM (pid %d) closed the connection",
+			       s->vm->name, s->vm->pid);
 	disconnect(s);
 	return -ECONNRESET;
 }

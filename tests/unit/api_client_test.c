@@ -26,6 +26,7 @@
 #define NR_LINES 50
 
 static struct loop *loop;
+static struct limited *limited;
 static struct api_clients *clients;
 static struct loop_timer again;
 static struct sockaddr_un address;
@@ -93,13 +94,14 @@ static int setup(void **state)
 	getsockname(fd, (struct sockaddr *)&address, &address_len);
 	if (loop_timer_init(&again, loop, on_again, NULL))
 		return -1;
-	return api_clients_open(loop, fd, &ops, NULL, &clients);
+	return limited_open(loop, &limited) || api_clients_open(loop, limited, fd, &ops, NULL, &clients);
 }
 
 static int teardown(void **state)
 {
 	(void)state;
 	api_clients_close(clients);
+	limited_close(limited);
 	loop_timer_fini(&again);
 	loop_free(loop);
 	alarm(0);
