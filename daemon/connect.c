@@ -87,6 +87,7 @@ struct attempt {
 	struct wire_region regions[];
 };
 
+/* Of the process, not of one daemon: it counts threads, and these outlive the daemon that made them. */
 static atomic_uint nr_abandoned;
 
 /* ---- the attempt: any thread ---- */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* vmferryd: start-up in order, then the loop, then an orderly end. */
+/* vmferryd: the process around one daemon: options, log, signals, heap, control socket. The daemon is ferry.c's. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -11,29 +11,16 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "base/deadline.h"
 #include "base/error.h"
-#include "base/limited.h"
 #include "control/api.h"
-#include "migration.h"
+#include "ferry.h"
 #include "options.h"
-#include "peer/peer.h"
 
-#define DRAIN_NS (10 * NS_PER_S) /* for the works that are out when the daemon ends */
 #define HEAP_BYTES (4 << 20) /* the loop uses less than a half of it */
 #define MOST_FDS 16384 /* for which the table has room from the beginning: 128 KiB */
-
-static void emit_nothing(struct ferry *f, const char *vm, const char *event, const char *detail)
-{
-	(void)f;
-	(void)vm;
-	(void)event;
-	(void)detail;
-}
 
 static void on_signal(struct loop_source *s, uint32_t events)
 {
@@ -47,28 +34,33 @@ static void on_signal(struct loop_source *s, uint32_t events)
 	loop_stop(f->loop);
 }
 
+static void signals_to_end(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+}
+
+/* Before any thread is made: it inherits this, and only the loop is told of signals. */
+static void block_signals(void)
+{
+	sigset_t set;
+
+	signals_to_end(&set);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
 static int watch_signals(struct ferry *f, struct loop_source *s)
 {
 	sigset_t set;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN);
+	signals_to_end(&set);
 	*s = (struct loop_source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
 				   .ready = on_signal,
 				   .owner = f,
 				   .name = "signal" };
 	return s->fd < 0 ? -errno : loop_add(f->loop, s, EPOLLIN);
-}
-
-static int make_dir(const char *path, mode_t mode)
-{
-	if (!mkdir(path, mode) || errno == EEXIST)
-		return 0;
-	error_report("cannot make directory %s: %s", path, strerror(errno));
-	return -errno;
 }
 
 /*
@@ -127,58 +119,29 @@ static void make_fd_table(void)
 		close(fd);
 }
 
+/* The process's own, once the daemon's parts are there and before its loop runs: no guest is near yet. */
+static int make_room(void)
+{
+	malloc_trim(0); /* the kernel's types, 10 MiB, were needed to load the probe */
+	make_fd_table();
+	return make_heap();
+}
+
 static int start(struct ferry *f, const struct options *o, struct loop_source *signals)
 {
-	static char learned[300];
-	char path[300], marks[300];
-	int err = make_dir(o->run_dir, 0700);
+	struct ferry_config config = { .listen = o->listen,
+				       .run_dir = o->run_dir,
+				       .state_dir = o->state_dir,
+				       .vmm_socket = o->vmm_socket,
+				       .tracker = o->tracker_mode };
+	int err;
 
+	block_signals();
+	err = ferry_open(f, &config);
 	if (!err)
-		err = make_dir(o->state_dir, 0700);
-	if (err)
-		return err;
-	f->loop = loop_new();
-	if (!f->loop)
-		return -ENOMEM;
-	err = limited_open(f->loop, &f->limited);
-	if (err)
-		return err;
-	f->vms.loop = f->loop;
-	f->vms.limited = f->limited;
-	f->vms.tracker = o->tracker_mode;
-	f->vms.registered = recovery_registered;
-	f->vms.owner = f;
-	f->emit = emit_nothing;
-	peer_host_id(f->host);
-	err = watch_signals(f, signals);
+		err = watch_signals(f, signals);
 	if (!err)
-		err = worker_open(f->loop, &f->worker);
-	f->vms.worker = f->worker;
-	snprintf(path, sizeof(path), "%s/journal", o->state_dir);
-	if (!err) {
-		snprintf(marks, sizeof(marks), "%s/journal-marks", o->run_dir);
-		err = journal_open(f->loop, path, marks, &f->journal);
-		if (err)
-			error_report("journal %s: %s; without it no guest is moved", path, strerror(-err));
-	}
-	snprintf(learned, sizeof(learned), "%s/learned", o->state_dir);
-	f->learned_dir = learned;
-	if (!err)
-		err = make_dir(learned, 0700);
-	if (!err)
-		err = scribe_open(&f->scribe);
-	snprintf(path, sizeof(path), "%s/blackouts", o->state_dir);
-	if (!err)
-		err = blackouts_open(f->scribe, f->limited, path, &f->blackouts);
-	malloc_trim(0); /* the kernel's types, 10 MiB, were needed to load the probe; no guest is near yet */
-	make_fd_table();
-	if (!err)
-		err = make_heap();
-	/* Peers before VMMs: a VM that registers may have a question for us to answer. */
-	if (!err)
-		err = greeter_listen(f, o->listen);
-	if (!err)
-		err = vm_socket_listen(&f->vms, o->vmm_socket);
+		err = make_room();
 	if (!err)
 		err = api_listen(f, o->control_socket);
 	return err;
@@ -209,26 +172,16 @@ int main(int argc, char **argv)
 		err = loop_run(f.loop);
 		sd_notify(0, "STOPPING=1");
 	}
-	migration_stop_all(&f, "this daemon was told to end");
-	greeter_stop(&f);
-	incoming_stop(&f, "the daemon there was told to end");
-	api_stop(&f);
-	vm_socket_stop(&f.vms);
-	limited_flush(f.limited);
-	if (f.worker && !worker_drain(f.worker, now_ns() + DRAIN_NS)) {
+	ferry_stop(&f, "was told to end");
+	api_stop(&f); /* its clients have heard what became of the migrations */
+	if (!ferry_close(&f)) {
 		error_report("vmferryd: something that was begun does not end: a disk or a file system hangs; "
 			     "ending without it; no guest is concerned");
 		log_close();
 		return 1;
 	}
-	worker_close(f.worker);
-	journal_close(f.journal);
-	blackouts_close(f.blackouts);
-	scribe_close(f.scribe);
 	if (signals.fd >= 0)
 		close(signals.fd);
-	limited_close(f.limited);
-	loop_free(f.loop);
 	if (!err || err == -EINTR)
 		unlink(o.control_socket), unlink(o.vmm_socket);
 	options_free(&o);

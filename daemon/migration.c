@@ -23,7 +23,6 @@
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/limited.h"
-#include "base/urgent.h"
 #include "migration_private.h"
 
 const struct migration_params migration_default_params = {
@@ -109,19 +108,6 @@ uint64_t migration_limit_ns(const struct migration *m)
 uint64_t migration_margin_ns(const struct migration *m)
 {
 	return 200000 + migration_limit_ns(m) / 20;
-}
-
-/** ferry_urgent() - the loop goes before all else as long as a guest stands still; @was: of one guest, updated */
-void ferry_urgent(struct ferry *f, bool *was, bool is)
-{
-	unsigned int before = f->urgent;
-
-	f->urgent = f->urgent + is - *was;
-	*was = is;
-	if (!before && f->urgent)
-		urgent_begin();
-	else if (before && !f->urgent)
-		urgent_end();
 }
 
 /* ---- the peer ---- */

@@ -5,12 +5,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/worker.h"
 #include "control/blackout.h"
 #include "control/journal.h"
 #include "decide/predictor.h"
+#include "ferry.h"
 #include "pages/channel.h"
-#include "vm/vm.h"
 
 /** enum migration_timeout_action - when a timeout is over: give up, slow the guest, or stop it for as long as it takes */
 enum migration_timeout_action { TIMEOUT_ABORT, TIMEOUT_THROTTLE, TIMEOUT_PAUSE };
@@ -109,37 +108,7 @@ struct migration_report {
 	char advice[256];
 };
 
-#define FERRY_GRACE_NS 10000000ULL /* a guest has just begun to run: cleaning up may disturb it */
-
-struct ferry;
 struct migration;
-
-void ferry_urgent(struct ferry *f, bool *was, bool is);
-
-/**
- * struct ferry - one daemon: what all its migrations share
- * @worker: does what may block, see base/worker.h
- * @limited: what is said of what others can provoke, see base/limited.h
- * @greeters: the peers' address; from greeter_listen() to greeter_stop()
- * @emit: tells operators of an event of @vm; @detail may be NULL
- */
-struct ferry {
-	struct loop *loop;
-	struct worker *worker;
-	struct limited *limited;
-	struct vm_list vms;
-	struct greeter_set *greeters;
-	struct journal *journal;
-	struct scribe *scribe;
-	struct blackouts *blackouts;
-	const char *learned_dir;
-	unsigned int urgent; /* guests that stand still, or are about to */
-	uint8_t host[16];
-	struct migration *outgoing;
-	struct incoming *incoming;
-	void (*emit)(struct ferry *f, const char *vm, const char *event, const char *detail);
-	void *api;
-};
 
 int migration_start(struct ferry *f, const char *vm, const char *uri,
 		    const struct migration_params *params, char *why, size_t why_len);

@@ -39,7 +39,8 @@ struct warm {
 	sem_t wake; /* posted after @quit is set */
 };
 
-static atomic_uint holds; /* migrations of this daemon that are under way */
+/* Migrations that are under way in this process: they wait for the lock of its address space. */
+static atomic_uint holds;
 
 struct place_in {
 	struct warm *w;

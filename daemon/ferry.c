@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * One daemon: makes its parts in order, and ends them in order. Whose process it runs in is not its matter.
+ *
+ * Theory of operation
+ *
+ *   ferry_open() -> the owner adds what it likes, a control socket for one -> loop_run()
+ *                -> ferry_stop() -> the owner ends what it has added -> ferry_close()
+ *
+ * Peers are listened to before VMMs: a VM that registers may have a question for us to answer. What both ask
+ * for is there by then. Nobody is answered before the loop runs.
+ *
+ * ferry_stop() decides what becomes of each guest on its way; its owner can still be told of that. ferry_close()
+ * disconnects the VMMs, carries out what is out, and frees all. The journal and the loop outlive the works: these
+ * note outcomes and finish on the loop's thread.
+ */
+#include "ferry.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/deadline.h"
+#include "base/error.h"
+#include "base/limited.h"
+#include "base/urgent.h"
+#include "migration.h"
+#include "peer/peer.h"
+
+#define DRAIN_NS (10 * NS_PER_S) /* for the works that are out when the daemon ends */
+
+static void emit_nothing(struct ferry *f, const char *vm, const char *event, const char *detail)
+{
+	(void)f;
+	(void)vm;
+	(void)event;
+	(void)detail;
+}
+
+/** ferry_urgent() - the loop goes before all else as long as a guest stands still; @was: of one guest, updated */
+void ferry_urgent(struct ferry *f, bool *was, bool is)
+{
+	unsigned int before = f->urgent;
+
+	f->urgent = f->urgent + is - *was;
+	*was = is;
+	if (!before && f->urgent)
+		urgent_begin();
+	else if (before && !f->urgent)
+		urgent_end();
+}
+
+static int make_dir(const char *path, mode_t mode)
+{
+	int err = mkdir(path, mode) && errno != EEXIST ? -errno : 0;
+
+	if (err)
+		error_report("cannot make directory %s: %s", path, strerror(-err));
+	return err;
+}
+
+static int open_journal(struct ferry *f, const struct ferry_config *c)
+{
+	char path[300], marks[300];
+	int err;
+
+	snprintf(path, sizeof(path), "%s/journal", c->state_dir);
+	snprintf(marks, sizeof(marks), "%s/journal-marks", c->run_dir);
+	err = journal_open(f->loop, path, marks, &f->journal);
+	if (err)
+		error_report("journal %s: %s; without it no guest is moved", path, strerror(-err));
+	return err;
+}
+
+/* What is no guest's: figures and history. */
+static int open_records(struct ferry *f, const struct ferry_config *c)
+{
+	char path[300];
+	int err;
+
+	snprintf(f->learned_dir, sizeof(f->learned_dir), "%s/learned", c->state_dir);
+	err = make_dir(f->learned_dir, 0700);
+	if (!err)
+		err = scribe_open(&f->scribe);
+	snprintf(path, sizeof(path), "%s/blackouts", c->state_dir);
+	if (!err)
+		err = blackouts_open(f->scribe, f->limited, path, &f->blackouts);
+	return err;
+}
+
+static void init_vms(struct ferry *f, enum tracker_mode tracker)
+{
+	f->vms.loop = f->loop;
+	f->vms.worker = f->worker;
+	f->vms.limited = f->limited;
+	f->vms.tracker = tracker;
+	f->vms.registered = recovery_registered;
+	f->vms.owner = f;
+}
+
+/**
+ * ferry_open() - make all parts of a daemon, and listen
+ * @f: zeroes
+ *
+ * Context: may block; the loop does not run yet.
+ * Return: 0, or a negative errno after it was said what fails. ferry_stop() and ferry_close() are owed in any case.
+ */
+int ferry_open(struct ferry *f, const struct ferry_config *c)
+{
+	int err = make_dir(c->run_dir, 0700);
+
+	f->emit = emit_nothing;
+	if (!err)
+		err = make_dir(c->state_dir, 0700);
+	if (err)
+		return err;
+	f->loop = loop_new();
+	if (!f->loop)
+		return -ENOMEM;
+	peer_host_id(f->host);
+	err = limited_open(f->loop, &f->limited);
+	if (!err)
+		err = worker_open(f->loop, &f->worker);
+	init_vms(f, c->tracker);
+	if (!err)
+		err = open_journal(f, c);
+	if (!err)
+		err = open_records(f, c);
+	if (!err)
+		err = greeter_listen(f, c->listen);
+	if (!err)
+		err = vm_socket_listen(&f->vms, c->vmm_socket);
+	return err;
+}
+
+/**
+ * ferry_stop() - the daemon ends: no more peers, and guests on their way stay where they run
+ * @why: of this daemon, "was told to end"; the operator reads it, and so does each peer
+ */
+void ferry_stop(struct ferry *f, const char *why)
+{
+	char text[96];
+
+	snprintf(text, sizeof(text), "this daemon %s", why);
+	migration_stop_all(f, text);
+	greeter_stop(f);
+	snprintf(text, sizeof(text), "the daemon there %s", why);
+	incoming_stop(f, text);
+}
+
+/**
+ * ferry_close() - disconnect the VMMs, carry out what is out, free all; after ferry_stop()
+ *
+ * Context: the loop's thread, while the loop does not run; may block for DRAIN_NS.
+ * Return: false: some work hangs, and may still use @f and all of its parts: the process must end.
+ */
+bool ferry_close(struct ferry *f)
+{
+	vm_socket_stop(&f->vms);
+	limited_flush(f->limited);
+	if (f->worker && !worker_drain(f->worker, now_ns() + DRAIN_NS))
+		return false;
+	worker_close(f->worker);
+	journal_close(f->journal);
+	blackouts_close(f->blackouts);
+	scribe_close(f->scribe);
+	limited_close(f->limited);
+	loop_free(f->loop);
+	return true;
+}
