@@ -17,6 +17,7 @@
  * source is told a moment later, with the time of the first entry, which the VMM cannot know.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "incoming_private.h"
@@ -46,8 +47,12 @@ static void on_begun(void *arg, int err)
 /** arrival_prepare() - DACT_PREPARE: PREPARED follows once "begun" is on the disk */
 void arrival_prepare(struct incoming *in)
 {
-	int err = journal_begin(in->f->journal, in->id, in->name, false, NULL);
+	struct journal_entry e = { .role = JOURNAL_DESTINATION };
+	int err;
 
+	memcpy(e.id, in->id, sizeof(e.id));
+	snprintf(e.vm, sizeof(e.vm), "%s", in->name);
+	err = journal_begin(in->f->journal, &e);
 	if (err) {
 		incoming_blame(in, "cannot prepare the switchover: %s", strerror(-err));
 		incoming_step(in, DEV_VMM_LOST);
@@ -174,7 +179,7 @@ static void on_ran(void *arg, int status, const void *body, uint32_t len)
 void arrival_run_guest(struct incoming *in)
 {
 	/* Before RUN leaves: a daemon that restarts must know that the guest is ours. */
-	if (journal_note(in->f->journal, in->id, JOURNAL_GO))
+	if (journal_note(in->f->journal, in->id, JOURNAL_DESTINATION, JOURNAL_GO))
 		error_report("vm %s: going on without a journal: GO was heard, the guest is ours", in->name);
 	vm_ask(in->vm, VM_RUN, NULL, 0, -1, on_ran, in);
 }
@@ -224,7 +229,7 @@ void arrival_look_for_entry(void *owner)
 /** arrival_started() - DACT_TELL_RUNNING: the guest runs here, whatever comes */
 void arrival_started(struct incoming *in)
 {
-	journal_note(in->f->journal, in->id, JOURNAL_DONE);
+	journal_note(in->f->journal, in->id, JOURNAL_DESTINATION, JOURNAL_DONE);
 	in->owes_running = true;
 	in->ran_ns = now_ns();
 	/* The source waits for this, and words can wait. */

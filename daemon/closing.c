@@ -140,8 +140,8 @@ void closing_begin(struct migration *m)
 		forget_answers(m, m->vm_back);
 	account_end(m);
 	journal_forget(m->f->journal, m);
-	if (m->state == SRC_FAILED && !m->may_be_stopped && journal_find(m->f->journal, m->id))
-		journal_note(m->f->journal, m->id, JOURNAL_NEVER);
+	if (m->state == SRC_FAILED && !m->may_be_stopped && journal_find(m->f->journal, m->id, JOURNAL_SOURCE))
+		journal_note(m->f->journal, m->id, JOURNAL_SOURCE, JOURNAL_NEVER);
 	if (m->state == SRC_FAILED)
 		migration_set_status(m, MIGRATION_CANCELLING);
 	peer_close(m->peer);

@@ -251,8 +251,8 @@ static void finish(struct incoming *in)
 
 static void discard(struct incoming *in)
 {
-	if (journal_find(in->f->journal, in->id))
-		journal_note(in->f->journal, in->id, JOURNAL_NEVER);
+	if (journal_find(in->f->journal, in->id, JOURNAL_DESTINATION))
+		journal_note(in->f->journal, in->id, JOURNAL_DESTINATION, JOURNAL_NEVER);
 	if (!in->vm)
 		return;
 	in->phase = IN_GIVING_UP;
@@ -539,6 +539,12 @@ void incoming_take_channel(struct incoming *in, uint32_t k, int sock)
 	}
 }
 
+static enum wire_resolved promise_never(struct ferry *f, const uint8_t id[16])
+{
+	return journal_note(f->journal, id, JOURNAL_DESTINATION, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER :
+										  WIRE_RESOLVED_NEVER;
+}
+
 /**
  * incoming_resolve() - a source that sent GO and heard nothing asks: does it run here?
  *
@@ -549,18 +555,18 @@ void incoming_take_channel(struct incoming *in, uint32_t k, int sock)
 enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
 {
 	struct incoming *in = incoming_find(f, id);
-	struct journal_entry *e;
+	const struct journal_entry *e;
 
 	if (in && !is_over(in) && in->state < DST_STARTING)
 		incoming_step(in, DEV_PEER_LOST);
-	e = journal_find(f->journal, id);
+	e = journal_find(f->journal, id, JOURNAL_DESTINATION);
 	if (in && in->vm && !e)
-		return journal_note(f->journal, id, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER : WIRE_RESOLVED_NEVER;
+		return promise_never(f, id);
 	if (!e || e->mark == JOURNAL_GO)
 		return WIRE_RESOLVED_LATER;
 	if (e->mark == JOURNAL_DONE)
 		return WIRE_RESOLVED_RUNNING;
-	return journal_note(f->journal, id, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER : WIRE_RESOLVED_NEVER;
+	return promise_never(f, id);
 }
 
 /* The daemon ends: nothing lingers. What is out is waited for by worker_drain(), and frees it. */

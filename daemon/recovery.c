@@ -134,7 +134,7 @@ struct held {
  * Outcomes are noted only once the VMM has acted: a daemon that dies in between finds the
  * entry still open, and does the same again.
  */
-static void acted(void *arg, int status, enum journal_mark mark, const char *what)
+static void acted(void *arg, int status, enum journal_role role, enum journal_mark mark, const char *what)
 {
 	struct held *h = arg;
 
@@ -143,7 +143,7 @@ static void acted(void *arg, int status, enum journal_mark mark, const char *wha
 		error_report("vm %s: its VMM did not %s: %s; look at the VMM (pid %d)", h->vm->name, what,
 			     strerror(-status), h->vm->pid);
 	} else {
-		journal_note(h->f->journal, h->id, mark);
+		journal_note(h->f->journal, h->id, role, mark);
 		notice_report("vm %s: its VMM did %s", h->vm->name, what);
 	}
 	vm_put(h->vm);
@@ -154,14 +154,14 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 {
 	(void)body;
 	(void)len;
-	acted(arg, status, JOURNAL_NEVER, "run the guest on");
+	acted(arg, status, JOURNAL_SOURCE, JOURNAL_NEVER, "run the guest on");
 }
 
 static void on_ran(void *arg, int status, const void *body, uint32_t len)
 {
 	(void)body;
 	(void)len;
-	acted(arg, status, JOURNAL_DONE, "start the guest");
+	acted(arg, status, JOURNAL_DESTINATION, JOURNAL_DONE, "start the guest");
 }
 
 static void on_released(void *arg, int status, const void *body, uint32_t len)
@@ -172,7 +172,7 @@ static void on_released(void *arg, int status, const void *body, uint32_t len)
 	(void)len;
 	/* It may be gone already: the guest is the destination's in any case. */
 	(void)status;
-	journal_note(h->f->journal, h->id, JOURNAL_DONE);
+	journal_note(h->f->journal, h->id, JOURNAL_SOURCE, JOURNAL_DONE);
 	h->vm->is_busy = false;
 	vm_put(h->vm);
 	free(h);
@@ -259,14 +259,14 @@ void recovery_clean(struct vm *vm)
 
 static void source_registered(struct ferry *f, struct vm *vm)
 {
-	struct journal_entry *e = journal_open_entry(f->journal, vm->name, true);
-	struct journal_entry *d = journal_open_entry(f->journal, vm->name, false);
+	const struct journal_entry *e = journal_open_entry(f->journal, vm->name, JOURNAL_SOURCE);
+	const struct journal_entry *d = journal_open_entry(f->journal, vm->name, JOURNAL_DESTINATION);
 
 	if (vm->run_state == VMFERRY_RUN_RUNNING) {
 		if (e)
-			journal_note(f->journal, e->id, JOURNAL_NEVER);
+			journal_note(f->journal, e->id, JOURNAL_SOURCE, JOURNAL_NEVER);
 		if (d)
-			journal_note(f->journal, d->id,
+			journal_note(f->journal, d->id, JOURNAL_DESTINATION,
 				     d->mark == JOURNAL_GO ? JOURNAL_DONE : JOURNAL_NEVER);
 		return;
 	}
@@ -286,7 +286,7 @@ static void source_registered(struct ferry *f, struct vm *vm)
 
 static void destination_registered(struct ferry *f, struct vm *vm)
 {
-	struct journal_entry *e = journal_open_entry(f->journal, vm->name, false);
+	const struct journal_entry *e = journal_open_entry(f->journal, vm->name, JOURNAL_DESTINATION);
 
 	if (vm->run_state == VMFERRY_RUN_LOADED && e && e->mark == JOURNAL_GO) {
 		notice_report("vm %s: GO was heard before this daemon ended: running the guest", vm->name);
@@ -298,7 +298,7 @@ static void destination_registered(struct ferry *f, struct vm *vm)
 			     "source still holds it paused: \"vmferry resolve %s --run-here\" there",
 			     vm->name, vm->name);
 	else if (e)
-		journal_note(f->journal, e->id, JOURNAL_NEVER);
+		journal_note(f->journal, e->id, JOURNAL_DESTINATION, JOURNAL_NEVER);
 	/* As long as an incoming's threads may write to that RAM, it would not stay empty. */
 	if ((!vm->is_fresh || vm->run_state == VMFERRY_RUN_LOADED) && !incoming_cleans_later(f, vm))
 		recovery_clean(vm);

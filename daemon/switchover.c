@@ -41,8 +41,13 @@ static void on_journaled(void *arg, int err)
 
 void switchover_begin_journal(struct migration *m)
 {
-	int err = journal_begin(m->f->journal, m->id, m->name, true, m->connector.peer);
+	struct journal_entry e = { .role = JOURNAL_SOURCE };
+	int err;
 
+	memcpy(e.id, m->id, sizeof(e.id));
+	snprintf(e.vm, sizeof(e.vm), "%s", m->name);
+	snprintf(e.peer, sizeof(e.peer), "%s", m->connector.peer);
+	err = journal_begin(m->f->journal, &e);
 	if (err)
 		on_journaled(m, err);
 	else
@@ -223,7 +228,7 @@ void switchover_send_go(struct migration *m)
 	m->t.go = now_ns();
 	loop_timer_at(&m->budget, m->t.go + GO_PATIENCE_NS);
 	/* Written before GO leaves: a daemon that restarts must not take it for unsent. */
-	if (journal_note(m->f->journal, m->id, JOURNAL_GO)) {
+	if (journal_note(m->f->journal, m->id, JOURNAL_SOURCE, JOURNAL_GO)) {
 		migration_blame(m, "the journal cannot take GO");
 		/* GO has not left: the peer is told so, and the guest goes on here. */
 		migration_step(m, EV_PEER_NEVER_RAN);

@@ -17,6 +17,8 @@
  * At start-up both are read, the marks last, for they are never behind; then the journal
  * is written anew and the marks are emptied.
  *
+ * The two sides of a migration are two entries, also where one daemon is both: the journal's key is id and role.
+ *
  * The entries that are still open are kept, and the last CLOSED_KEPT closed ones, for
  * peers that ask late.
  *
@@ -43,6 +45,7 @@
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +76,11 @@ struct job {
 	struct job *next_asked;
 };
 
+struct kept {
+	struct journal_entry e;
+	struct kept *next;
+};
+
 struct journal {
 	char *path;
 	_Atomic(struct job *) handed, finished;
@@ -82,8 +90,8 @@ struct journal {
 	bool thread_is_up;
 	struct loop_event event;
 	/* The loop's: */
-	struct journal_entry *entries; /* newest first */
-	struct job *asked;	       /* questions without an answer, newest first */
+	struct kept *entries; /* newest first */
+	struct job *asked;    /* questions without an answer, newest first */
 	int marks_fd;
 	_Atomic off_t marks_at; /* where the next line goes; the thread reads it */
 	/* The thread's once it is up: */
@@ -95,6 +103,7 @@ struct journal {
 };
 
 static const char *const marks[] = { "", "begun", "go", "done", "never" };
+static const char *const roles[] = { "", "source", "destination" };
 
 static bool is_open(const struct journal_entry *e)
 {
@@ -112,7 +121,7 @@ static int format_line(char *line, size_t room, const struct journal_entry *e)
 	char id[33];
 
 	hex(e->id, id);
-	return snprintf(line, room, "%s %s %s %s %s\n", marks[e->mark], id, e->is_source ? "source" : "destination",
+	return snprintf(line, room, "%s %s %s %s %s\n", marks[e->mark], id, roles[e->role],
 			e->peer[0] ? e->peer : "-", e->vm);
 }
 
@@ -160,32 +169,42 @@ static void prune(struct journal *j)
 {
 	unsigned int closed = 0;
 
-	for (struct journal_entry **p = &j->entries; *p;) {
-		struct journal_entry *e = *p;
+	for (struct kept **p = &j->entries; *p;) {
+		struct kept *k = *p;
 
-		if (is_open(e) || closed++ < CLOSED_KEPT) {
-			p = &e->next;
+		if (is_open(&k->e) || closed++ < CLOSED_KEPT) {
+			p = &k->next;
 			continue;
 		}
-		*p = e->next;
-		free(e);
+		*p = k->next;
+		free(k);
 	}
 }
 
-static struct journal_entry *add(struct journal *j, const uint8_t id[16])
+static struct journal_entry *find(struct journal *j, const uint8_t id[16], enum journal_role role)
 {
-	struct journal_entry *e = journal_find(j, id);
+	for (struct kept *k = j->entries; k; k = k->next)
+		if (k->e.role == role && !memcmp(k->e.id, id, 16))
+			return &k->e;
+	return NULL;
+}
+
+static struct journal_entry *add(struct journal *j, const uint8_t id[16], enum journal_role role)
+{
+	struct journal_entry *e = find(j, id, role);
+	struct kept *k;
 
 	if (e)
 		return e;
 	prune(j);
-	e = calloc(1, sizeof(*e));
-	if (!e)
+	k = calloc(1, sizeof(*k));
+	if (!k)
 		return NULL;
-	memcpy(e->id, id, 16);
-	e->next = j->entries;
-	j->entries = e;
-	return e;
+	memcpy(k->e.id, id, 16);
+	k->e.role = role;
+	k->next = j->entries;
+	j->entries = k;
+	return &k->e;
 }
 
 static void take_line(struct journal *j, char *line)
@@ -201,10 +220,9 @@ static void take_line(struct journal *j, char *line)
 	for (int i = 0; i < 16; i++)
 		if (sscanf(id_text + i * 2, "%2hhx", &id[i]) != 1)
 			return;
-	e = add(j, id);
+	e = add(j, id, !strcmp(role, roles[JOURNAL_SOURCE]) ? JOURNAL_SOURCE : JOURNAL_DESTINATION);
 	if (!e)
 		return;
-	e->is_source = !strcmp(role, "source");
 	strcpy(e->peer, strcmp(peer, "-") ? peer : "");
 	strcpy(e->vm, vm);
 	for (int m = JOURNAL_BEGUN; m <= JOURNAL_NEVER; m++)
@@ -213,14 +231,14 @@ static void take_line(struct journal *j, char *line)
 }
 
 /* So that reading them back leaves the newest first again. */
-static int write_oldest_first(int fd, const struct journal_entry *newest)
+static int write_oldest_first(int fd, const struct kept *newest)
 {
 	int err = 0;
 
-	for (const struct journal_entry *end = NULL, *e; end != newest && !err; end = e) {
-		for (e = newest; e->next != end; e = e->next)
+	for (const struct kept *end = NULL, *k; end != newest && !err; end = k) {
+		for (k = newest; k->next != end; k = k->next)
 			;
-		err = write_entry(fd, e);
+		err = write_entry(fd, &k->e);
 	}
 	return err;
 }
@@ -450,10 +468,10 @@ void journal_close(struct journal *j)
 		pthread_join(j->thread, NULL);
 	loop_event_fini(&j->event);
 	while (j->entries) {
-		struct journal_entry *e = j->entries;
+		struct kept *k = j->entries;
 
-		j->entries = e->next;
-		free(e);
+		j->entries = k->next;
+		free(k);
 	}
 	while (j->asked) {
 		struct job *q = j->asked;
@@ -498,25 +516,22 @@ static int record(struct journal *j, const struct journal_entry *e)
 	return 0;
 }
 
-/** journal_begin() - write "begun"; call journal_sync() before acting on it */
-int journal_begin(struct journal *j, const uint8_t id[16], const char *vm, bool is_source,
-		  const char *peer)
+/** journal_begin() - write @e as "begun", whatever its mark; call journal_sync() before acting on it */
+int journal_begin(struct journal *j, const struct journal_entry *e)
 {
-	struct journal_entry *e = add(j, id);
+	struct journal_entry *mine = add(j, e->id, e->role);
 
-	if (!e)
+	if (!mine)
 		return -ENOMEM;
-	snprintf(e->vm, sizeof(e->vm), "%s", vm);
-	snprintf(e->peer, sizeof(e->peer), "%s", peer ? peer : "");
-	e->is_source = is_source;
-	e->mark = JOURNAL_BEGUN;
-	return record(j, e);
+	*mine = *e;
+	mine->mark = JOURNAL_BEGUN;
+	return record(j, mine);
 }
 
 /** journal_note() - write @mark, unsynced; a migration that never began is noted too */
-int journal_note(struct journal *j, const uint8_t id[16], enum journal_mark mark)
+int journal_note(struct journal *j, const uint8_t id[16], enum journal_role role, enum journal_mark mark)
 {
-	struct journal_entry *e = add(j, id);
+	struct journal_entry *e = add(j, id, role);
 	int err;
 
 	if (!e)
@@ -557,19 +572,17 @@ void journal_forget(struct journal *j, const void *arg)
 			q->synced = NULL;
 }
 
-struct journal_entry *journal_find(struct journal *j, const uint8_t id[16])
+/** journal_find() - what is known of migration @id on the side of @role, NULL: nothing */
+const struct journal_entry *journal_find(struct journal *j, const uint8_t id[16], enum journal_role role)
 {
-	for (struct journal_entry *e = j->entries; e; e = e->next)
-		if (!memcmp(e->id, id, 16))
-			return e;
-	return NULL;
+	return find(j, id, role);
 }
 
 /** journal_open_entry() - the newest entry of @vm without an outcome, NULL: none */
-struct journal_entry *journal_open_entry(struct journal *j, const char *vm, bool is_source)
+const struct journal_entry *journal_open_entry(struct journal *j, const char *vm, enum journal_role role)
 {
-	for (struct journal_entry *e = j->entries; e; e = e->next)
-		if (e->is_source == is_source && is_open(e) && !strcmp(e->vm, vm))
-			return e;
+	for (struct kept *k = j->entries; k; k = k->next)
+		if (k->e.role == role && is_open(&k->e) && !strcmp(k->e.vm, vm))
+			return &k->e;
 	return NULL;
 }

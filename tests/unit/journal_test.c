@@ -31,6 +31,16 @@ static struct journal *open_journal(void)
 	return j;
 }
 
+static int begin(struct journal *j, const uint8_t id[16], enum journal_role role, const char *vm, const char *peer)
+{
+	struct journal_entry e = { .role = role };
+
+	memcpy(e.id, id, sizeof(e.id));
+	strcpy(e.vm, vm);
+	strcpy(e.peer, peer);
+	return journal_begin(j, &e);
+}
+
 static int setup(void **state)
 {
 	(void)state;
@@ -56,23 +66,50 @@ static void marks_survive(void **state)
 	struct journal *j = open_journal();
 
 	(void)state;
-	assert_int_equal(journal_begin(j, id1, "web1", true, "tcp:h:1"), 0);
-	assert_int_equal(journal_begin(j, id2, "web2", false, NULL), 0);
-	assert_int_equal(journal_note(j, id2, JOURNAL_GO), 0);
-	assert_int_equal(journal_begin(j, id3, "a name with spaces", true, "unix:/x"), 0);
-	assert_int_equal(journal_note(j, id3, JOURNAL_DONE), 0);
+	assert_int_equal(begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+	assert_int_equal(begin(j, id2, JOURNAL_DESTINATION, "web2", ""), 0);
+	assert_int_equal(journal_note(j, id2, JOURNAL_DESTINATION, JOURNAL_GO), 0);
+	assert_int_equal(begin(j, id3, JOURNAL_SOURCE, "a name with spaces", "unix:/x"), 0);
+	assert_int_equal(journal_note(j, id3, JOURNAL_SOURCE, JOURNAL_DONE), 0);
 	journal_close(j);
 	for (int i = 0; i < 2; i++) { /* also after it was written anew */
 		j = open_journal();
-		assert_int_equal(journal_open_entry(j, "web1", true)->mark, JOURNAL_BEGUN);
-		assert_string_equal(journal_open_entry(j, "web1", true)->peer, "tcp:h:1");
-		assert_null(journal_open_entry(j, "web1", false));
-		assert_int_equal(journal_open_entry(j, "web2", false)->mark, JOURNAL_GO);
-		assert_null(journal_open_entry(j, "a name with spaces", true));
-		assert_int_equal(journal_find(j, id3)->mark, JOURNAL_DONE);
-		assert_string_equal(journal_find(j, id3)->vm, "a name with spaces");
+		assert_int_equal(journal_open_entry(j, "web1", JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
+		assert_string_equal(journal_open_entry(j, "web1", JOURNAL_SOURCE)->peer, "tcp:h:1");
+		assert_null(journal_open_entry(j, "web1", JOURNAL_DESTINATION));
+		assert_int_equal(journal_open_entry(j, "web2", JOURNAL_DESTINATION)->mark, JOURNAL_GO);
+		assert_null(journal_open_entry(j, "a name with spaces", JOURNAL_SOURCE));
+		assert_int_equal(journal_find(j, id3, JOURNAL_SOURCE)->mark, JOURNAL_DONE);
+		assert_string_equal(journal_find(j, id3, JOURNAL_SOURCE)->vm, "a name with spaces");
 		journal_close(j);
 	}
+}
+
+/*
+ * A daemon may be both sides of a migration: what becomes of one side says nothing of the other. Seen to fail
+ * with find() that looks at the id alone.
+ */
+static void both_sides_of_a_migration_have_an_entry(void **state)
+{
+	struct journal *j = open_journal();
+
+	(void)state;
+	assert_int_equal(begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO), 0);
+	assert_null(journal_find(j, id1, JOURNAL_DESTINATION));
+	assert_int_equal(begin(j, id1, JOURNAL_DESTINATION, "web1", ""), 0);
+	assert_int_equal(journal_note(j, id1, JOURNAL_DESTINATION, JOURNAL_GO), 0);
+	assert_int_equal(journal_note(j, id1, JOURNAL_DESTINATION, JOURNAL_DONE), 0);
+	for (int i = 0; i < 3; i++) { /* also read from the marks, and after it was written anew */
+		assert_int_equal(journal_open_entry(j, "web1", JOURNAL_SOURCE)->mark, JOURNAL_GO);
+		assert_string_equal(journal_open_entry(j, "web1", JOURNAL_SOURCE)->peer, "tcp:h:1");
+		assert_null(journal_open_entry(j, "web1", JOURNAL_DESTINATION));
+		assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
+		assert_int_equal(journal_find(j, id1, JOURNAL_DESTINATION)->mark, JOURNAL_DONE);
+		journal_close(j);
+		j = open_journal();
+	}
+	journal_close(j);
 }
 
 static void a_torn_line_does_not_count(void **state)
@@ -81,19 +118,19 @@ static void a_torn_line_does_not_count(void **state)
 	FILE *f;
 
 	(void)state;
-	journal_begin(j, id1, "web1", true, "tcp:h:1");
+	begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
 	journal_close(j);
 	f = fopen(path, "a");
 	fputs("go 01000000000000000000000000000000 source tcp:h:1 web1", f);
 	fclose(f);
 	j = open_journal();
-	assert_int_equal(journal_find(j, id1)->mark, JOURNAL_BEGUN);
+	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
 	journal_close(j);
 	f = fopen(path, "a");
 	fputs("\n\xff\xff garbage\n\n", f);
 	fclose(f);
 	j = open_journal();
-	assert_int_equal(journal_find(j, id1)->mark, JOURNAL_BEGUN);
+	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
 	journal_close(j);
 }
 
@@ -110,7 +147,7 @@ static void a_sync_is_answered_on_the_loop(void **state)
 
 	(void)state;
 	synced = 99;
-	journal_begin(j, id1, "web1", true, "tcp:h:1");
+	begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
 	journal_sync(j, on_synced, NULL);
 	assert_int_equal(synced, 99);
 	assert_int_equal(loop_run(loop), 0);
@@ -125,22 +162,22 @@ static void open_and_newest_entries_are_kept(void **state)
 	struct journal *j = open_journal();
 
 	(void)state;
-	journal_begin(j, id1, "open", true, "tcp:h:1");
+	begin(j, id1, JOURNAL_SOURCE, "open", "tcp:h:1");
 	for (int n = 0; n < 600; n++) {
 		id[14] = (uint8_t)(n >> 8);
 		id[15] = (uint8_t)n;
-		journal_begin(j, id, "web1", false, NULL);
-		journal_note(j, id, JOURNAL_DONE);
+		begin(j, id, JOURNAL_DESTINATION, "web1", "");
+		journal_note(j, id, JOURNAL_DESTINATION, JOURNAL_DONE);
 		if (n % 200 == 199) {
 			journal_close(j);
 			j = open_journal();
 		}
 	}
-	assert_non_null(journal_find(j, id));
-	assert_non_null(journal_open_entry(j, "open", true));
+	assert_non_null(journal_find(j, id, JOURNAL_DESTINATION));
+	assert_non_null(journal_open_entry(j, "open", JOURNAL_SOURCE));
 	id[14] = 0;
 	id[15] = 5;
-	assert_null(journal_find(j, id));
+	assert_null(journal_find(j, id, JOURNAL_DESTINATION));
 	journal_close(j);
 }
 
@@ -152,20 +189,20 @@ static void a_full_disk_is_said_and_tears_no_line(void **state)
 	struct stat st;
 
 	(void)state;
-	assert_int_equal(journal_begin(j, id1, "web1", true, "tcp:h:1"), 0);
+	assert_int_equal(begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
 	assert_int_equal(stat(path, &st), 0);
 	signal(SIGXFSZ, SIG_IGN);
 	getrlimit(RLIMIT_FSIZE, &before);
 	small = before;
 	small.rlim_cur = (rlim_t)st.st_size + 10;
 	setrlimit(RLIMIT_FSIZE, &small);
-	assert_int_not_equal(journal_begin(j, id2, "web2", true, "tcp:h:2"), 0);
+	assert_int_not_equal(begin(j, id2, JOURNAL_SOURCE, "web2", "tcp:h:2"), 0);
 	setrlimit(RLIMIT_FSIZE, &before);
-	assert_int_equal(journal_note(j, id1, JOURNAL_GO), 0);
+	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO), 0);
 	journal_close(j);
 	j = open_journal();
-	assert_int_equal(journal_find(j, id1)->mark, JOURNAL_GO);
-	assert_null(journal_open_entry(j, "web2", true));
+	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
+	assert_null(journal_open_entry(j, "web2", JOURNAL_SOURCE));
 	journal_close(j);
 }
 
@@ -188,7 +225,7 @@ static void no_sync_succeeds_before_all_is_written(void **state)
 	struct stat st;
 
 	(void)state;
-	journal_begin(j, id1, "a-name-that-is-long", true, "tcp:a-host-that-is-long:4747");
+	begin(j, id1, JOURNAL_SOURCE, "a-name-that-is-long", "tcp:a-host-that-is-long:4747");
 	assert_int_equal(sync_now(j), 0);
 	journal_close(j);
 	j = open_journal(); /* its line is in the journal now, the marks are empty */
@@ -198,7 +235,7 @@ static void no_sync_succeeds_before_all_is_written(void **state)
 	small = before;
 	small.rlim_cur = (rlim_t)st.st_size;
 	setrlimit(RLIMIT_FSIZE, &small);
-	assert_int_equal(journal_begin(j, id2, "w", true, "tcp:h:2"), 0); /* the marks have room */
+	assert_int_equal(begin(j, id2, JOURNAL_SOURCE, "w", "tcp:h:2"), 0); /* the marks have room */
 	assert_int_not_equal(sync_now(j), 0);
 	assert_int_not_equal(sync_now(j), 0);
 	setrlimit(RLIMIT_FSIZE, &before);
@@ -206,7 +243,7 @@ static void no_sync_succeeds_before_all_is_written(void **state)
 	journal_close(j);
 	unlink(marks);
 	j = open_journal();
-	assert_int_equal(journal_find(j, id2)->mark, JOURNAL_BEGUN);
+	assert_int_equal(journal_find(j, id2, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
 	journal_close(j);
 }
 
@@ -223,8 +260,8 @@ static void each_file_alone_is_enough(void **state)
 
 		if (!child) {
 			j = open_journal();
-			journal_begin(j, id1, "web1", true, "tcp:h:1");
-			if (journal_note(j, id1, JOURNAL_GO))
+			begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
+			if (journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO))
 				_exit(1);
 			if (i == 0)
 				_exit(0); /* killed: the thread may have written nothing */
@@ -235,8 +272,8 @@ static void each_file_alone_is_enough(void **state)
 		assert_int_equal(status, 0);
 		unlink(files[i]);
 		j = open_journal();
-		assert_non_null(journal_find(j, id1));
-		assert_int_equal(journal_find(j, id1)->mark, JOURNAL_GO);
+		assert_non_null(journal_find(j, id1, JOURNAL_SOURCE));
+		assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
 		journal_close(j);
 		unlink(path);
 		unlink(marks);
@@ -291,13 +328,13 @@ static void a_disk_that_hangs_stops_no_decision(void **state)
 	setenv("VMFERRY_FAULTS", folder, 1);
 	alarm(120);
 	synced = 99;
-	journal_begin(j, id1, "web1", true, "tcp:h:1");
+	begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
 	journal_sync(j, on_synced, NULL);
 	while (access(held, F_OK))
 		usleep(1000);
-	journal_begin(j, id2, "web2", true, "tcp:h:2");
-	assert_int_equal(journal_note(j, id1, JOURNAL_GO), 0);
-	assert_int_equal(journal_note(j, id1, JOURNAL_DONE), 0);
+	begin(j, id2, JOURNAL_SOURCE, "web2", "tcp:h:2");
+	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO), 0);
+	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_DONE), 0);
 	fd = open(marks, O_RDONLY);
 	assert_true(read(fd, text, sizeof(text) - 1) > 0);
 	close(fd);
@@ -326,7 +363,7 @@ static void many_marks_are_all_found_again(void **state)
 	for (int n = 0; n < 2000; n++) {
 		id[14] = (uint8_t)(n >> 8);
 		id[15] = (uint8_t)n;
-		assert_int_equal(journal_begin(j, id, "a-name", true, "tcp:host:4747"), 0);
+		assert_int_equal(begin(j, id, JOURNAL_SOURCE, "a-name", "tcp:host:4747"), 0);
 		if (n % 100 == 99)
 			journal_sync(j, NULL, NULL);
 		if (n % 500 == 499)
@@ -338,8 +375,8 @@ static void many_marks_are_all_found_again(void **state)
 	for (int n = 0; n < 2000; n++) {
 		id[14] = (uint8_t)(n >> 8);
 		id[15] = (uint8_t)n;
-		assert_non_null(journal_find(j, id));
-		assert_int_equal(journal_find(j, id)->mark, JOURNAL_BEGUN);
+		assert_non_null(journal_find(j, id, JOURNAL_SOURCE));
+		assert_int_equal(journal_find(j, id, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
 	}
 	journal_close(j);
 }
@@ -348,6 +385,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(marks_survive, setup, teardown),
+		cmocka_unit_test_setup_teardown(both_sides_of_a_migration_have_an_entry, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_torn_line_does_not_count, setup, teardown),
 		cmocka_unit_test_setup_teardown(open_and_newest_entries_are_kept, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_full_disk_is_said_and_tears_no_line, setup, teardown),
