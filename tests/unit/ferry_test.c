@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Promise: a process may have several daemons, and these share nothing: each has its journal, its peers, its VMMs and
+ * its limits of messages; one ends, and the other does not notice; one that starts again finds what its folders have.
+ * All objects are the daemon's own; the loops take turns on one thread.
+ * Seen to fail: with one static struct vm_socket_set or greeter_set for all, the first test, which then waits until its
+ * alarm; with one struct limited for all, the second; with a journal at another path at each start, the third; with
+ * make_dir() that reads errno after error_report(), and under ASan without free() after address_listen(), the last.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <area.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/deadline.h"
+#include "control/journal.h"
+#include "ferry.h"
+#include "peer/wire.h"
+
+#define PATIENCE_S 120
+#define RAM (1 << 20)
+
+/** struct host - a daemon and its folders; @tick ends its turn */
+struct host {
+	struct ferry f;
+	struct loop_timer tick;
+	bool is_open;
+	char run[80], state[80], peers[96], vmms[96];
+};
+
+static struct host a, b;
+static char folder[32];
+static const uint8_t id1[16] = { 1 }, id2[16] = { 2 };
+
+static void end_turn(void *owner)
+{
+	struct host *h = owner;
+
+	loop_stop(h->f.loop);
+}
+
+static struct ferry_config config_of(struct host *h)
+{
+	return (struct ferry_config){ .listen = h->peers, .run_dir = h->run, .state_dir = h->state,
+				      .vmm_socket = h->vmms, .tracker = TRACKER_VMM };
+}
+
+static void open_host(struct host *h)
+{
+	struct ferry_config c = config_of(h);
+
+	memset(&h->f, 0, sizeof(h->f));
+	h->is_open = true;
+	assert_int_equal(ferry_open(&h->f, &c), 0);
+	assert_int_equal(loop_timer_init(&h->tick, h->f.loop, end_turn, h), 0);
+}
+
+static void close_host(struct host *h)
+{
+	if (!h->is_open)
+		return;
+	h->is_open = false;
+	loop_timer_fini(&h->tick);
+	ferry_stop(&h->f, "was told to end");
+	assert_true(ferry_close(&h->f));
+}
+
+/* Both daemons take turns of a millisecond. */
+static void until(bool (*is_so)(void *arg), void *arg)
+{
+	struct host *hosts[] = { &a, &b };
+
+	while (!is_so(arg))
+		for (int i = 0; i < 2; i++) {
+			if (!hosts[i]->is_open)
+				continue;
+			loop_timer_at(&hosts[i]->tick, now_ns() + NS_PER_MS);
+			assert_int_equal(loop_run(hosts[i]->f.loop), 0);
+		}
+}
+
+static void name_host(struct host *h, const char *name)
+{
+	memset(h, 0, sizeof(*h));
+	snprintf(h->run, sizeof(h->run), "%s/%s-run", folder, name);
+	snprintf(h->state, sizeof(h->state), "%s/%s-state", folder, name);
+	snprintf(h->peers, sizeof(h->peers), "unix:%s/%s-peers", folder, name);
+	snprintf(h->vmms, sizeof(h->vmms), "%s/%s-vmms", folder, name);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	alarm(PATIENCE_S);
+	strcpy(folder, "/tmp/vmferry-ferry-XXXXXX");
+	if (!mkdtemp(folder))
+		return -1;
+	name_host(&a, "a");
+	name_host(&b, "b");
+	return 0;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *where)
+{
+	(void)st;
+	(void)type;
+	(void)where;
+	return remove(path);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	close_host(&a);
+	close_host(&b);
+	alarm(0);
+	return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+/* ---- connections ---- */
+
+/** struct link - one connection to a daemon, and what it said there so far, until @want bytes are there */
+struct link {
+	int sock;
+	size_t want, len;
+	uint8_t said[512];
+};
+
+static void link_open(struct link *l, const char *path, size_t want)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+
+	*l = (struct link){ .sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), .want = want };
+	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", path);
+	assert_int_equal(connect(l->sock, (struct sockaddr *)&sa, sizeof(sa)), 0);
+}
+
+static bool has_answer(void *arg)
+{
+	struct link *l = arg;
+	ssize_t n = recv(l->sock, l->said + l->len, l->want - l->len, MSG_DONTWAIT);
+
+	if (n < 0)
+		assert_int_equal(errno, EAGAIN);
+	else
+		assert_int_not_equal(n, 0); /* closed before it has answered */
+	l->len += n > 0 ? (size_t)n : 0;
+	return l->len == l->want;
+}
+
+static bool is_closed(void *arg)
+{
+	struct link *l = arg;
+	char c;
+	ssize_t n = recv(l->sock, &c, 1, MSG_DONTWAIT | MSG_PEEK);
+
+	return !n || (n < 0 && errno == ECONNRESET);
+}
+
+/* Return: the status of the welcome to a peer that asks what became of @id */
+static int ask_as(struct host *h, uint64_t magic, uint32_t version, const uint8_t id[16])
+{
+	struct wire_hello hello = { .magic = magic, .version = version, .role = WIRE_RESOLVE };
+	struct wire_welcome w;
+	struct link l;
+
+	memcpy(hello.id, id, sizeof(hello.id));
+	link_open(&l, h->peers + strlen("unix:"), sizeof(w));
+	assert_int_equal(send(l.sock, &hello, sizeof(hello), MSG_NOSIGNAL), sizeof(hello));
+	until(has_answer, &l);
+	close(l.sock);
+	memcpy(&w, l.said, sizeof(w));
+	return w.status;
+}
+
+static int ask(struct host *h, const uint8_t id[16])
+{
+	return ask_as(h, WIRE_MAGIC, WIRE_VERSION, id);
+}
+
+/** struct vmm - a VMM that registers and then does nothing */
+struct vmm {
+	struct link link;
+	struct area area;
+	int ram;
+};
+
+static void send_with_fds(int sock, const void *what, size_t len, const int fds[2])
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(2 * sizeof(int))];
+	} c = { 0 };
+	struct iovec iov = { (void *)(uintptr_t)what, len };
+	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = c.buf, .msg_controllen = sizeof(c.buf) };
+	struct cmsghdr *cm = CMSG_FIRSTHDR(&mh);
+
+	cm->cmsg_level = SOL_SOCKET;
+	cm->cmsg_type = SCM_RIGHTS;
+	cm->cmsg_len = CMSG_LEN(2 * sizeof(int));
+	memcpy(CMSG_DATA(cm), fds, 2 * sizeof(int));
+	assert_int_equal(sendmsg(sock, &mh, MSG_NOSIGNAL), len);
+}
+
+/* Hello and registration of a guest that runs; the answers are still to come. */
+static void vmm_register(struct vmm *v, struct host *h, const char *name)
+{
+	struct vmferry_region region = { .size = RAM };
+	struct { struct vmferry_msg msg; struct vmferry_msg_hello hello; } first = {
+		{ .type = VMFERRY_MSG_HELLO, .len = sizeof(first.hello), .seq = 1 },
+		{ .magic = VMFERRY_VMM_MAGIC, .version = VMFERRY_VMM_VERSION },
+	};
+	struct { struct vmferry_msg msg; struct vmferry_msg_register reg; struct vmferry_msg_region ram; } second = {
+		{ .type = VMFERRY_MSG_REGISTER, .len = sizeof(second.reg) + sizeof(second.ram), .seq = 2 },
+		{ .run_state = VMFERRY_RUN_RUNNING, .nr_regions = 1, .nr_vcpus = 1, .pid = getpid() },
+		{ .name = "ram", .size = RAM, .page_size = 4096 },
+	};
+
+	assert_int_equal(area_init(&v->area, &region, 1, 1), 0);
+	v->ram = memfd_create("ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(ftruncate(v->ram, RAM), 0);
+	assert_int_equal(fcntl(v->ram, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	second.reg.area_size = v->area.size;
+	snprintf(second.reg.name, sizeof(second.reg.name), "%s", name);
+	link_open(&v->link, h->vmms, sizeof(first) + sizeof(struct vmferry_msg));
+	assert_int_equal(send(v->link.sock, &first, sizeof(first), MSG_NOSIGNAL), sizeof(first));
+	send_with_fds(v->link.sock, &second, sizeof(second), (int[]){ v->area.fd, v->ram });
+}
+
+static void vmm_is_registered(struct vmm *v)
+{
+	struct vmferry_msg m;
+
+	until(has_answer, &v->link);
+	memcpy(&m, v->link.said + v->link.want - sizeof(m), sizeof(m));
+	assert_int_equal(m.type, VMFERRY_MSG_REGISTER | VMFERRY_MSG_REPLY);
+	assert_int_equal(m.status, 0);
+}
+
+static void vmm_end(struct vmm *v)
+{
+	close(v->link.sock);
+	close(v->ram);
+	area_fini(&v->area);
+}
+
+static void begin(struct host *h, const uint8_t id[16], enum journal_role role, const char *vm, const char *peer)
+{
+	struct journal_entry e = { .role = role };
+
+	memcpy(e.id, id, sizeof(e.id));
+	strcpy(e.vm, vm);
+	strcpy(e.peer, peer);
+	assert_int_equal(journal_begin(h->f.journal, &e), 0);
+}
+
+/* ---- the tests ---- */
+
+static void one_of_two_daemons_ends_and_the_other_goes_on(void **state)
+{
+	struct link silent_a, silent_b;
+	struct vmm vmm_a, vmm_b;
+	struct vm *vm;
+
+	(void)state;
+	open_host(&a);
+	open_host(&b);
+	/* The same name at both, at the same time. */
+	vmm_register(&vmm_a, &a, "web1");
+	vmm_register(&vmm_b, &b, "web1");
+	vmm_is_registered(&vmm_a);
+	vmm_is_registered(&vmm_b);
+	vm = vm_find(&b.f.vms, "web1", false);
+	assert_non_null(vm_find(&a.f.vms, "web1", false));
+	assert_non_null(vm);
+	assert_ptr_not_equal(vm_find(&a.f.vms, "web1", false), vm);
+	/* Only one of them has a journal in which migration 1 began. */
+	begin(&a, id1, JOURNAL_DESTINATION, "web2", "");
+	link_open(&silent_a, a.peers + strlen("unix:"), 1);
+	link_open(&silent_b, b.peers + strlen("unix:"), 1);
+	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_LATER);
+	assert_int_equal(ask(&a, id1), WIRE_RESOLVED_NEVER);
+
+	close_host(&a);
+	until(is_closed, &silent_a);
+	until(is_closed, &vmm_a.link);
+	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_LATER);
+	assert_false(is_closed(&silent_b));
+	assert_false(is_closed(&vmm_b.link));
+	assert_ptr_equal(vm_find(&b.f.vms, "web1", false), vm);
+	assert_null(vm->next);
+	close_host(&b);
+	until(is_closed, &silent_b);
+	until(is_closed, &vmm_b.link);
+	vmm_end(&vmm_a);
+	vmm_end(&vmm_b);
+	close(silent_a.sock);
+	close(silent_b.sock);
+}
+
+/* How many refusals with @reason @log says one by one, and as counts. */
+static void count_refusals(FILE *log, const char *reason, unsigned int *said, unsigned int *kept)
+{
+	char line[1024];
+	unsigned int nr;
+
+	rewind(log);
+	*said = *kept = 0;
+	while (fgets(line, sizeof(line), log)) {
+		if (!strstr(line, reason))
+			continue;
+		if (strstr(line, ">refused a connection"))
+			++*said;
+		else if (sscanf(line, "<5>%u more connections of peers were refused", &nr) == 1)
+			*kept += nr;
+	}
+}
+
+static void a_flood_at_one_daemon_hides_no_message_of_another(void **state)
+{
+	unsigned int said, kept;
+	int to = dup(STDERR_FILENO);
+	FILE *log = tmpfile();
+
+	(void)state;
+	assert_non_null(log);
+	open_host(&a);
+	open_host(&b);
+	dup2(fileno(log), STDERR_FILENO);
+	for (int i = 0; i < 100; i++)
+		ask_as(&a, 1, WIRE_VERSION, id1);
+	for (int i = 0; i < 3; i++)
+		ask_as(&b, WIRE_MAGIC, 1, id1);
+	close_host(&a);
+	close_host(&b);
+	dup2(to, STDERR_FILENO);
+	close(to);
+	count_refusals(log, "it does not understand what you say", &said, &kept);
+	assert_int_equal(said + kept, 100);
+	assert_int_not_equal(kept, 0);
+	count_refusals(log, "speaks version", &said, &kept);
+	assert_int_equal(said, 3);
+	assert_int_equal(kept, 0);
+	fclose(log);
+}
+
+static void a_daemon_starts_again_on_its_folders(void **state)
+{
+	struct vmm vmm;
+
+	(void)state;
+	open_host(&a);
+	open_host(&b);
+	begin(&a, id1, JOURNAL_DESTINATION, "web2", "");
+	assert_int_equal(journal_note(a.f.journal, id1, JOURNAL_DESTINATION, JOURNAL_GO), 0);
+	begin(&a, id2, JOURNAL_SOURCE, "web3", "unix:/there");
+	for (int i = 0; i < 3; i++) {
+		const struct journal_entry *e;
+
+		vmm_register(&vmm, &a, "web1");
+		vmm_is_registered(&vmm);
+		close_host(&a);
+		until(is_closed, &vmm.link);
+		vmm_end(&vmm);
+		open_host(&a);
+		e = journal_find(a.f.journal, id1, JOURNAL_DESTINATION);
+		assert_non_null(e);
+		assert_int_equal(e->mark, JOURNAL_GO);
+		assert_string_equal(e->vm, "web2");
+		e = journal_open_entry(a.f.journal, "web3", JOURNAL_SOURCE);
+		assert_non_null(e);
+		assert_int_equal(e->mark, JOURNAL_BEGUN);
+		assert_string_equal(e->peer, "unix:/there");
+		assert_null(vm_find(&a.f.vms, "web1", false));
+		assert_null(journal_find(b.f.journal, id1, JOURNAL_DESTINATION));
+		assert_int_equal(ask(&a, id1), WIRE_RESOLVED_LATER);
+	}
+}
+
+static void a_daemon_that_cannot_start_leaves_nothing(void **state)
+{
+	struct ferry_config configs[3];
+	char nowhere[128];
+
+	(void)state;
+	open_host(&a);
+	for (int i = 0; i < 3; i++)
+		configs[i] = config_of(&b);
+	snprintf(nowhere, sizeof(nowhere), "%s/not/there", folder);
+	configs[0].state_dir = nowhere;
+	configs[1].listen = a.peers;
+	configs[2].vmm_socket = a.vmms;
+	for (int i = 0; i < 3; i++) {
+		struct ferry f = { 0 };
+
+		assert_int_equal(ferry_open(&f, &configs[i]), i ? -EADDRINUSE : -ENOENT);
+		ferry_stop(&f, "cannot start");
+		assert_true(ferry_close(&f));
+		assert_int_equal(ask(&a, id1), WIRE_RESOLVED_LATER);
+	}
+	open_host(&b);
+	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_LATER);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(one_of_two_daemons_ends_and_the_other_goes_on, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_flood_at_one_daemon_hides_no_message_of_another, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_daemon_starts_again_on_its_folders, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_daemon_that_cannot_start_leaves_nothing, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
