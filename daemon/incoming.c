@@ -547,16 +547,18 @@ static enum wire_resolved promise_never(struct ferry *f, const uint8_t id[16])
 
 /**
  * incoming_resolve() - a source that sent GO and heard nothing asks: does it run here?
+ * @journal: the id that this daemon's journal had in the welcome to @id; zeros: the source does not know it
  *
  * "never" is a promise: it is written first. GO is sent only to a daemon that has "begun" on its disk, so
  * of a migration without an entry nothing is known: it may have run here long ago. Nothing is written of it
  * either: anybody may ask.
  */
-enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
+enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16], const uint8_t journal[16])
 {
 	struct incoming *in = incoming_find(f, id);
 	const struct journal_entry *e;
 
+	(void)journal;
 	if (in && !is_over(in) && in->state < DST_STARTING)
 		incoming_step(in, DEV_PEER_LOST);
 	e = journal_find(f->journal, id, JOURNAL_DESTINATION);

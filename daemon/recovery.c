@@ -102,8 +102,7 @@ struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const 
 	r->arg = arg;
 	connector_init(&r->connector, uri);
 	snprintf(r->vm, sizeof(r->vm), "%s", vm);
-	r->connector.hello = (struct wire_hello){ .magic = WIRE_MAGIC, .version = WIRE_VERSION,
-						  .role = WIRE_RESOLVE };
+	r->connector.hello = wire_hello_for(WIRE_RESOLVE);
 	memcpy(r->connector.hello.id, id, 16);
 	memcpy(r->connector.hello.host, f->host, 16);
 	r->connector.done = on_asked;

@@ -13,7 +13,7 @@ from cutter import Cutter, recv_all
 from ferry import SLOW, Scene, ended, expect, main, stop, wait_for
 
 GUEST = 'v0=seq:60:8'
-MAGIC, VERSION, CONTROL, RESOLVE, LATER = 0x59525245464d56, 2, 1, 3, 3
+MAGIC, OLDEST, NEWEST, CONTROL, RESOLVE, LATER = 0x59525245464d56, 2, 3, 1, 3, 3
 WELCOME = 416
 FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
 
@@ -23,7 +23,7 @@ def hello(daemon, role, ident):
     c = socket.socket(socket.AF_UNIX)
     c.settimeout(60 * SLOW)
     c.connect(daemon.listen.removeprefix('unix:'))
-    c.sendall(struct.pack('<QIIQ16sII16s64x', MAGIC, VERSION, role, 0, ident, 0, 0, bytes(16)))
+    c.sendall(struct.pack('<QIIQ16sII16sI60x', MAGIC, OLDEST, role, 0, ident, 0, 0, bytes(16), NEWEST))
     return c, struct.unpack_from('<i', recv_all(c, WELCOME), 12)[0]
 
 

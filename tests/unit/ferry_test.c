@@ -170,25 +170,31 @@ static bool is_closed(void *arg)
 	return !n || (n < 0 && errno == ECONNRESET);
 }
 
-/* Return: the status of the welcome to a peer that asks what became of @id */
-static int ask_as(struct host *h, uint64_t magic, uint32_t version, const uint8_t id[16])
+static struct wire_welcome greet(struct host *h, const struct wire_hello *hello)
 {
-	struct wire_hello hello = { .magic = magic, .version = version, .role = WIRE_RESOLVE };
 	struct wire_welcome w;
 	struct link l;
 
-	memcpy(hello.id, id, sizeof(hello.id));
 	link_open(&l, h->peers + strlen("unix:"), sizeof(w));
-	assert_int_equal(send(l.sock, &hello, sizeof(hello), MSG_NOSIGNAL), sizeof(hello));
+	assert_int_equal(send(l.sock, hello, sizeof(*hello), MSG_NOSIGNAL), sizeof(*hello));
 	until(has_answer, &l);
 	close(l.sock);
 	memcpy(&w, l.said, sizeof(w));
-	return w.status;
+	return w;
+}
+
+/* Return: the status of the welcome to a peer that asks what became of @id */
+static int ask_as(struct host *h, uint64_t magic, uint32_t oldest, uint32_t newest, const uint8_t id[16])
+{
+	struct wire_hello hello = { .magic = magic, .version = oldest, .role = WIRE_RESOLVE, .newest = newest };
+
+	memcpy(hello.id, id, sizeof(hello.id));
+	return greet(h, &hello).status;
 }
 
 static int ask(struct host *h, const uint8_t id[16])
 {
-	return ask_as(h, WIRE_MAGIC, WIRE_VERSION, id);
+	return ask_as(h, WIRE_MAGIC, WIRE_OLDEST, WIRE_VERSION, id);
 }
 
 /** struct vmm - a VMM that registers and then does nothing */
@@ -341,9 +347,9 @@ static void a_flood_at_one_daemon_hides_no_message_of_another(void **state)
 	open_host(&b);
 	dup2(fileno(log), STDERR_FILENO);
 	for (int i = 0; i < 100; i++)
-		ask_as(&a, 1, WIRE_VERSION, id1);
+		ask_as(&a, 1, WIRE_OLDEST, WIRE_VERSION, id1);
 	for (int i = 0; i < 3; i++)
-		ask_as(&b, WIRE_MAGIC, 1, id1);
+		ask_as(&b, WIRE_MAGIC, 1, 0, id1);
 	close_host(&a);
 	close_host(&b);
 	dup2(to, STDERR_FILENO);
@@ -355,6 +361,40 @@ static void a_flood_at_one_daemon_hides_no_message_of_another(void **state)
 	assert_int_equal(said, 3);
 	assert_int_equal(kept, 0);
 	fclose(log);
+}
+
+/* What a peer of versions @oldest to @newest is told; @text: NULL, or a part of the words */
+static int greeted(uint32_t role, uint32_t oldest, uint32_t newest, const char *text)
+{
+	struct wire_hello hello = { .magic = WIRE_MAGIC, .version = oldest, .role = role, .newest = newest,
+				    .outcome = WIRE_OUTCOME_THERE };
+	struct wire_welcome w = greet(&a, &hello);
+
+	assert_int_equal(w.version, WIRE_OLDEST);
+	assert_int_equal(w.newest, WIRE_VERSION);
+	if (text && !strstr(w.text, text))
+		fail_msg("no \"%s\" in: %s", text, w.text);
+	return w.status;
+}
+
+static void peers_of_other_versions_are_told_in_words(void **state)
+{
+	struct wire_hello bad = wire_hello_for(WIRE_SETTLE);
+
+	(void)state;
+	open_host(&a);
+	assert_int_equal(greeted(WIRE_CONTROL, 2, 3, NULL), 0);
+	assert_int_equal(greeted(WIRE_CONTROL, 1, 8, NULL), 0);
+	assert_int_equal(greeted(WIRE_RESOLVE, 2, 0, NULL), WIRE_RESOLVED_LATER);
+	assert_int_equal(greeted(WIRE_SETTLE, 2, 3, NULL), WIRE_SETTLED_LATER);
+	assert_int_equal(greeted(WIRE_CONTROL, 2, 0, "needs version 3 of the wire, yours speaks version 2; update yours"),
+			 -EPROTONOSUPPORT);
+	assert_int_equal(greeted(WIRE_CHANNEL, 1, 2, "yours speaks versions 1 to 2; update yours"), -EPROTONOSUPPORT);
+	assert_int_equal(greeted(WIRE_SETTLE, 2, 0, "update yours"), -EPROTONOSUPPORT);
+	assert_int_equal(greeted(WIRE_RESOLVE, 1, 0, "needs versions 2 to 3 of the wire"), -EPROTONOSUPPORT);
+	assert_int_equal(greeted(WIRE_RESOLVE, 4, 6, "yours speaks versions 4 to 6; update this one"), -EPROTONOSUPPORT);
+	assert_int_equal(greeted(99, 2, 3, "bad role"), -EINVAL);
+	assert_int_equal(greet(&a, &bad).status, -EINVAL); /* settles nothing: no outcome */
 }
 
 static void a_daemon_starts_again_on_its_folders(void **state)
@@ -420,6 +460,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(one_of_two_daemons_ends_and_the_other_goes_on, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_flood_at_one_daemon_hides_no_message_of_another, setup, teardown),
+		cmocka_unit_test_setup_teardown(peers_of_other_versions_are_told_in_words, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_daemon_starts_again_on_its_folders, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_daemon_that_cannot_start_leaves_nothing, setup, teardown),
 	};
