@@ -13,6 +13,7 @@
 #include "base/fault.h"
 #include "pages/dirty.h"
 #include "pages/warm.h"
+#include "register.h"
 
 bool vm_is_incoming(const struct vm *vm)
 {
@@ -80,6 +81,8 @@ void vm_put(struct vm *vm)
 	if (!vm || --vm->refs)
 		return;
 	vm_gone(vm);
+	if (vm->held_free)
+		vm->held_free(vm->held);
 	vm->work = (struct work){ .run = tear_down, .done = torn_down, .owner = vm };
 	worker_do(vm->worker, &vm->work);
 }
@@ -157,9 +160,9 @@ static void add_region(struct vm *vm, const struct vmferry_msg_region *from, int
  * @wk: unmaps and frees it one day
  * Return: NULL if there is no memory
  */
-struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
-		  const struct vmferry_msg_device *devices, int *fds)
+struct vm *vm_new(struct worker *wk, const struct register_request *from, int *fds)
 {
+	const struct vmferry_msg_register *reg = &from->reg;
 	struct vm *vm = calloc(1, sizeof(*vm));
 
 	if (!vm)
@@ -175,9 +178,11 @@ struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, con
 	vm->nr_vcpus = reg->nr_vcpus;
 	vm->pid = reg->pid;
 	vm->state_size = reg->state_size;
+	vm->version = from->version;
+	vm->last = from->last;
 	vm->nr_devices = reg->nr_devices;
 	for (unsigned int i = 0; i < vm->nr_devices; i++) {
-		vm->devices[i] = devices[i];
+		vm->devices[i] = from->devices[i];
 		vm->devices[i].name[sizeof(vm->devices[i].name) - 1] = '\0';
 		vm->devices[i].kind[sizeof(vm->devices[i].kind) - 1] = '\0';
 	}
@@ -192,7 +197,7 @@ struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, con
 	if (reg->flags & VMFERRY_REGISTER_VM_FD)
 		vm->kvm_fd = take_fd(&fds[reg->nr_regions + 1]);
 	for (unsigned int i = 0; i < reg->nr_regions; i++)
-		add_region(vm, &regions[i], &fds[i + 1]);
+		add_region(vm, &from->regions[i], &fds[i + 1]);
 	return vm;
 }
 
@@ -545,4 +550,30 @@ void vm_disbelieve(struct vm *vm)
 {
 	if (vm->sock)
 		vm_socket_shut(vm->sock);
+}
+
+static void on_told(void *arg, int status, const void *body, uint32_t len)
+{
+	(void)body;
+	(void)len;
+	if (status)
+		vm_disbelieve(arg);
+}
+
+/**
+ * vm_tell_migration() - have the VMM remember that migration @id of it begins, with @role (enum vmferry_role)
+ *
+ * A VMM that does not take it would name an older migration after a crash, whose outcome is not this one's: its
+ * connection ends, and the migration with it. Requests are carried out in order, so that a guest which was paused
+ * later has a VMM that knows @id. Does nothing for a VMM of version 1.
+ *
+ * Context: the loop's thread; not while the guest stands still.
+ */
+void vm_tell_migration(struct vm *vm, const uint8_t id[16], uint32_t role)
+{
+	if (vm->version < 2)
+		return;
+	vm->last = (struct vmferry_msg_migration){ .role = role };
+	memcpy(vm->last.id, id, sizeof(vm->last.id));
+	ask_vmm(vm, VM_MIGRATION, &vm->last, sizeof(vm->last), -1, on_told, vm);
 }

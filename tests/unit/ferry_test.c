@@ -227,7 +227,7 @@ static void vmm_register(struct vmm *v, struct host *h, const char *name)
 	struct vmferry_region region = { .size = RAM };
 	struct { struct vmferry_msg msg; struct vmferry_msg_hello hello; } first = {
 		{ .type = VMFERRY_MSG_HELLO, .len = sizeof(first.hello), .seq = 1 },
-		{ .magic = VMFERRY_VMM_MAGIC, .version = VMFERRY_VMM_VERSION },
+		{ .magic = VMFERRY_VMM_MAGIC, .version = 1 },
 	};
 	struct { struct vmferry_msg msg; struct vmferry_msg_register reg; struct vmferry_msg_region ram; } second = {
 		{ .type = VMFERRY_MSG_REGISTER, .len = sizeof(second.reg) + sizeof(second.ram), .seq = 2 },
