@@ -79,6 +79,7 @@ static void on_room_made(struct work *w)
 		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}
+	blackout_say_watched(in->f->blackouts, in->probe_slot, in->vm->peer_pid);
 	blackout_arm(in->f->blackouts, in->probe_slot);
 	in->phase = IN_RECEIVING;
 	ok = (struct wire_plan_ok){ .huge = place_huge_pages(in->room.place) };
