@@ -26,7 +26,7 @@
  *   a channel         in RECEIVING
  *   WIRE_RESOLVE      up to RECEIVING it ends what has no GO; the journal answers
  *
- * Only DACT_RUN starts a guest, and it writes "go" to the journal first. A migration that
+ * Only DACT_RUN starts a guest, and "go" is in the journal before. A migration that
  * ends before that writes "never" first, tells the source, and discards once no thread writes to the
  * VM's RAM any more: a source that asks later gets a promise that holds. The VM is busy until its VMM
  * has discarded.
@@ -352,7 +352,7 @@ static void on_received(void *owner)
 		else
 			incoming_blame(in, "channel %u: %s", i, err == -EBADMSG ? "sent garbage" :
 			      err == -ECONNRESET ? "closed by the source" : strerror(-err));
-		incoming_step(in, err == -ECONNRESET ? DEV_PEER_LOST : DEV_VMM_LOST);
+		incoming_step(in, err == -ECONNRESET ? DEV_CHANNEL_LOST : DEV_VMM_LOST);
 		return;
 	}
 	look_for_placed(in);
@@ -430,7 +430,7 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 	} else if (type == WIRE_STATE) {
 		arrival_take_state(in, body, len);
 	} else if (type == WIRE_GO) {
-		incoming_step(in, DEV_GO);
+		arrival_take_go(in);
 	} else if (type == WIRE_ABORT) {
 		arrival_take_abort(in, body, len);
 	} else if (type == WIRE_PING) {

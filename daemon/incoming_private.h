@@ -79,6 +79,7 @@ void arrival_look_for_received(struct incoming *in);
 void arrival_load(struct incoming *in);
 void arrival_tell_ready(struct incoming *in);
 void arrival_take_abort(struct incoming *in, const void *body, uint32_t len);
+void arrival_take_go(struct incoming *in);
 void arrival_run_guest(struct incoming *in);
 void arrival_started(struct incoming *in);
 void arrival_tell_running(struct incoming *in);
