@@ -376,6 +376,43 @@ void incoming_watch_vm(struct incoming *in)
 	in->vm->is_busy = true;
 }
 
+/** incoming_is_of_own_source() - this daemon is the source of @in, too */
+bool incoming_is_of_own_source(const struct incoming *in)
+{
+	const struct migration *m = migration_find(in->f, in->name);
+
+	return m && migration_has_id(m, in->id);
+}
+
+/**
+ * incoming_refuses() - may @vm, which is about to register, be here beside the guests that arrive?
+ * @text: room for words
+ *
+ * A guest that runs here, or is held, refuses the one of its name that arrives, as a plan would be refused. From GO
+ * on the arriving guest is this host's, and @vm is the one too many.
+ *
+ * Return: NULL: it may; else why not
+ */
+const char *incoming_refuses(struct ferry *f, struct vm *vm, char *text, size_t len)
+{
+	if (vm->run_state != VMFERRY_RUN_RUNNING && vm->run_state != VMFERRY_RUN_PAUSED)
+		return NULL;
+	for (struct incoming *in = f->incoming; in; in = in->next) {
+		if (!in->vm || strcmp(in->name, vm->name) || incoming_is_of_own_source(in))
+			continue;
+		if (!is_over(in) && in->state < DST_STARTING) {
+			incoming_blame(in, "VM %s has registered there meanwhile, %s (pid %d): the guest would be there "
+				       "twice; stop that one, or give one of them another name", vm->name,
+				       vm_state_name(vm), vm->pid);
+			incoming_step(in, DEV_VMM_LOST);
+		} else if (!is_over(in) || in->phase == IN_GRACE) {
+			snprintf(text, len, "a guest named %s has just arrived here and is being started", vm->name);
+			return text;
+		}
+	}
+	return NULL;
+}
+
 static void take_ping(struct incoming *in, const void *body, uint32_t len)
 {
 	struct wire_pong pong = { .got_ns = now_ns() };

@@ -471,6 +471,11 @@ const char *migration_vm(const struct migration *m)
 	return m->name;
 }
 
+bool migration_has_id(const struct migration *m, const uint8_t id[16])
+{
+	return !memcmp(m->id, id, sizeof(m->id));
+}
+
 const char *migration_uri(const struct migration *m)
 {
 	return m->connector.uri;

@@ -20,12 +20,31 @@
 
 #define MAX_STATE (1ULL << 32)
 
+/*
+ * A guest of the name that has not left: it would be here twice. RELEASED ones have left. The guest of a migration
+ * within this daemon is here as its own source.
+ */
+static const struct vm *guest_is_here(const struct incoming *in)
+{
+	for (const struct vm *vm = in->f->vms.first; vm; vm = vm->next)
+		if (!strcmp(vm->name, in->name) && !incoming_is_of_own_source(in) &&
+		    (vm->run_state == VMFERRY_RUN_RUNNING || vm->run_state == VMFERRY_RUN_PAUSED))
+			return vm;
+	return NULL;
+}
+
 static const char *find_vm(struct incoming *in, const struct wire_plan *p,
 			   const struct wire_region *regions, char *text, size_t len)
 {
 	static const uint8_t none[16];
+	const struct vm *here = guest_is_here(in);
 	struct vm *vm = vm_find(&in->f->vms, in->name, true);
 
+	if (here) {
+		snprintf(text, len, "VM %s is %s there already (pid %d): the guest would be there twice; stop that one, "
+			 "or give one of them another name", in->name, vm_state_name(here), here->pid);
+		return text;
+	}
 	if (!vm) {
 		snprintf(text, len, "no VM named %s waits there; start one with --incoming", in->name);
 		return text;
