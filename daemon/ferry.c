@@ -95,6 +95,7 @@ static void init_vms(struct ferry *f, enum tracker_mode tracker)
 	f->vms.worker = f->worker;
 	f->vms.limited = f->limited;
 	f->vms.tracker = tracker;
+	f->vms.refuses = recovery_refuses;
 	f->vms.registered = recovery_registered;
 	f->vms.owner = f;
 }

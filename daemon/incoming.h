@@ -12,7 +12,6 @@ struct incoming *incoming_new(struct ferry *f, const uint8_t id[16]);
 void incoming_take_control(struct incoming *in, int sock);
 struct incoming *incoming_wants(struct ferry *f, const struct wire_hello *h);
 void incoming_take_channel(struct incoming *in, uint32_t k, int sock);
-const char *incoming_refuses(struct ferry *f, struct vm *vm, char *text, size_t len);
 enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16], const uint8_t journal[16]);
 
 #endif

@@ -128,6 +128,7 @@ void plan_take(struct incoming *in, const void *body, uint32_t len)
 		return;
 	}
 	incoming_watch_vm(in);
+	vm_tell_migration(in->vm, in->id, JOURNAL_DESTINATION);
 	warm_cease(in->vm->warm);
 	warm_hold(); /* until the room is closed */
 	in->vm->is_fresh = false;

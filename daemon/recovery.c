@@ -303,6 +303,12 @@ static void destination_registered(struct ferry *f, struct vm *vm)
 		recovery_clean(vm);
 }
 
+/** recovery_refuses() - NULL, or in @text why @vm may not be registered */
+const char *recovery_refuses(void *owner, struct vm *vm, char *text, size_t len)
+{
+	return incoming_refuses(owner, vm, text, len);
+}
+
 /** recovery_registered() - called for each VM that registers; one whose migration is alive is answered by that */
 void recovery_registered(void *owner, struct vm *vm)
 {
