@@ -26,7 +26,6 @@
 #include "base/limited.h"
 #include "base/urgent.h"
 #include "migration.h"
-#include "peer/peer.h"
 
 #define DRAIN_NS (10 * NS_PER_S) /* for the works that are out when the daemon ends */
 
@@ -63,12 +62,17 @@ static int make_dir(const char *path, mode_t mode)
 static int open_journal(struct ferry *f, const struct ferry_config *c)
 {
 	char path[300], marks[300];
+	struct journal_config config = { .loop = f->loop, .worker = f->worker, .path = path, .marks_path = marks };
 	int err;
 
 	snprintf(path, sizeof(path), "%s/journal", c->state_dir);
 	snprintf(marks, sizeof(marks), "%s/journal-marks", c->run_dir);
-	err = journal_open(f->loop, path, marks, &f->journal);
-	if (err)
+	memcpy(config.boot, c->boot, sizeof(config.boot));
+	memcpy(config.machine, c->machine, sizeof(config.machine));
+	err = journal_open(&config, &f->journal);
+	if (err == -EPROTONOSUPPORT)
+		error_report("journal %s or %s: a later vmferryd wrote it; start that one, or move the file away", path, marks);
+	else if (err)
 		error_report("journal %s: %s; without it no guest is moved", path, strerror(-err));
 	return err;
 }
@@ -119,7 +123,7 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 	f->loop = loop_new();
 	if (!f->loop)
 		return -ENOMEM;
-	peer_host_id(f->host);
+	memcpy(f->host, c->boot, sizeof(f->host));
 	err = limited_open(f->loop, &f->limited);
 	if (!err)
 		err = worker_open(f->loop, &f->worker);

@@ -43,6 +43,9 @@ struct ferry {
  * @listen: the peers' address, see peer/address.h
  * @run_dir: on a tmpfs; @state_dir: on a disk; both are made if they are not there
  *
+ * @boot: id of the host's boot: peers with the same one share a clock; another one: the tmpfs began empty
+ * @machine: id of the host, over boots
+ *
  * The strings are the caller's; ferry_open() copies what it needs for longer.
  */
 struct ferry_config {
@@ -51,6 +54,7 @@ struct ferry_config {
 	const char *state_dir;
 	const char *vmm_socket;
 	enum tracker_mode tracker;
+	uint8_t boot[16], machine[16];
 };
 
 int ferry_open(struct ferry *f, const struct ferry_config *c);

@@ -55,7 +55,7 @@ static void end_turn(void *owner)
 static struct ferry_config config_of(struct host *h)
 {
 	return (struct ferry_config){ .listen = h->peers, .run_dir = h->run, .state_dir = h->state,
-				      .vmm_socket = h->vmms, .tracker = TRACKER_VMM };
+				      .vmm_socket = h->vmms, .tracker = TRACKER_VMM, .boot = "one host" };
 }
 
 static void open_host(struct host *h)
