@@ -26,6 +26,7 @@
 #include "base/limited.h"
 #include "base/urgent.h"
 #include "migration.h"
+#include "settle.h"
 
 #define DRAIN_NS (10 * NS_PER_S) /* for the works that are out when the daemon ends */
 
@@ -116,6 +117,7 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 	int err = make_dir(c->run_dir, 0700);
 
 	f->emit = emit_nothing;
+	f->started_ns = now_ns();
 	if (!err)
 		err = make_dir(c->state_dir, 0700);
 	if (err)
@@ -136,6 +138,8 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 		err = greeter_listen(f, c->listen);
 	if (!err)
 		err = vm_socket_listen(&f->vms, c->vmm_socket);
+	if (!err)
+		err = settle_start(f);
 	return err;
 }
 
@@ -152,6 +156,7 @@ void ferry_stop(struct ferry *f, const char *why)
 	greeter_stop(f);
 	snprintf(text, sizeof(text), "the daemon there %s", why);
 	incoming_stop(f, text);
+	settle_stop(f);
 }
 
 /**

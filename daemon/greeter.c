@@ -24,8 +24,8 @@
 #include "base/error.h"
 #include "base/limited.h"
 #include "incoming.h"
+#include "outcome.h"
 #include "peer/address.h"
-#include "settle.h"
 
 #define MAX_GREETERS 256
 
@@ -81,21 +81,12 @@ static void refused(const struct greeter *g, const char *why)
 		       who(g, text, sizeof(text)), why);
 }
 
-/* The id of the journal that this daemon writes to. Zeros: it has none yet. */
-static const uint8_t *journal_id_of(const struct ferry *f)
-{
-	static const uint8_t none[16];
-
-	(void)f;
-	return none;
-}
-
 static void welcome(struct greeter *g, int status, const char *text)
 {
 	struct wire_welcome w = { .magic = WIRE_MAGIC, .version = WIRE_OLDEST, .newest = WIRE_VERSION, .status = status };
 
 	memcpy(w.host, g->f->host, 16);
-	memcpy(w.journal, journal_id_of(g->f), 16);
+	journal_id(g->f->journal, w.journal);
 	snprintf(w.text, sizeof(w.text), "%s", text);
 	if (send(g->source.fd, &w, sizeof(w), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(w))
 		refused(g, "it hung up during the greeting");
@@ -149,7 +140,7 @@ static void refuse_version(struct greeter *g)
 
 static void resolve(struct greeter *g, uint32_t version)
 {
-	enum wire_resolved answer = incoming_resolve(g->f, g->hello.id, g->hello.journal);
+	enum wire_resolved answer = outcome_resolve(g->f, g->hello.id, g->hello.journal);
 
 	/* A version 2 source takes whatever else it does not know for "ask again", too; this says so. */
 	welcome(g, answer == WIRE_RESOLVED_UNKNOWN && version < 3 ? WIRE_RESOLVED_LATER : answer, "");
@@ -160,7 +151,7 @@ static void settle(struct greeter *g)
 	uint32_t o = g->hello.outcome;
 
 	if (o == WIRE_OUTCOME_THERE || o == WIRE_OUTCOME_HERE)
-		welcome(g, settle_take(g->f, g->hello.id, o), "");
+		welcome(g, outcome_settle(g->f, g->hello.id, o), "");
 	else
 		welcome(g, -EINVAL, "bad outcome in hello");
 }

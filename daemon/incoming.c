@@ -24,7 +24,7 @@
  *   loss of the peer  up to RECEIVING an event of the machine; later the connection is only forgotten
  *   loss of the VMM   up to RECEIVING an event of the machine; later it is not this migration's any more
  *   a channel         in RECEIVING
- *   WIRE_RESOLVE      up to RECEIVING it ends what has no GO; the journal answers
+ *   WIRE_RESOLVE      up to RECEIVING it ends what has no GO; then outcome.c answers
  *
  * Only DACT_RUN starts a guest, and "go" is in the journal before. A migration that
  * ends before that writes "never" first, tells the source, and discards once no thread writes to the
@@ -576,36 +576,26 @@ void incoming_take_channel(struct incoming *in, uint32_t k, int sock)
 	}
 }
 
-static enum wire_resolved promise_never(struct ferry *f, const uint8_t id[16])
+/** incoming_is_live() - migration @id has a session here that may still start the guest */
+bool incoming_is_live(struct ferry *f, const uint8_t id[16])
 {
-	return journal_note(f->journal, id, JOURNAL_DESTINATION, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER :
-										  WIRE_RESOLVED_NEVER;
+	const struct incoming *in = incoming_find(f, id);
+
+	return in && !is_over(in);
 }
 
 /**
- * incoming_resolve() - a source that sent GO and heard nothing asks: does it run here?
- * @journal: the id that this daemon's journal had in the welcome to @id; zeros: the source does not know it
+ * incoming_give_up() - the source of migration @id asks what became of it: it ends here, unless GO was heard
  *
- * "never" is a promise: it is written first. GO is sent only to a daemon that has "begun" on its disk, so
- * of a migration without an entry nothing is known: it may have run here long ago. Nothing is written of it
- * either: anybody may ask.
+ * Return: true: GO was heard, and whether the guest has started is not known yet
  */
-enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16], const uint8_t journal[16])
+bool incoming_give_up(struct ferry *f, const uint8_t id[16])
 {
 	struct incoming *in = incoming_find(f, id);
-	const struct journal_entry *e;
 
-	(void)journal;
 	if (in && !is_over(in) && in->state < DST_STARTING)
 		incoming_step(in, DEV_PEER_LOST);
-	e = journal_find(f->journal, id, JOURNAL_DESTINATION);
-	if (in && in->vm && !e)
-		return promise_never(f, id);
-	if (!e || e->mark == JOURNAL_GO)
-		return WIRE_RESOLVED_LATER;
-	if (e->mark == JOURNAL_DONE)
-		return WIRE_RESOLVED_RUNNING;
-	return promise_never(f, id);
+	return incoming_is_live(f, id);
 }
 
 /* The daemon ends: nothing lingers. What is out is waited for by worker_drain(), and frees it. */

@@ -476,6 +476,15 @@ bool migration_has_id(const struct migration *m, const uint8_t id[16])
 	return !memcmp(m->id, id, sizeof(m->id));
 }
 
+/** migration_is_live() - migration @id has a session here that is not closed yet */
+bool migration_is_live(struct ferry *f, const uint8_t id[16])
+{
+	for (const struct migration *m = f->outgoing; m; m = m->next)
+		if (migration_has_id(m, id))
+			return !m->is_closed;
+	return false;
+}
+
 const char *migration_uri(const struct migration *m)
 {
 	return m->connector.uri;

@@ -121,6 +121,7 @@ void migration_stop_all(struct ferry *f, const char *reason);
 bool migration_is_closing(const struct migration *m);
 const char *migration_vm(const struct migration *m);
 bool migration_has_id(const struct migration *m, const uint8_t id[16]);
+bool migration_is_live(struct ferry *f, const uint8_t id[16]);
 const char *migration_uri(const struct migration *m);
 enum migration_status migration_status(const struct migration *m);
 const char *migration_error(const struct migration *m);

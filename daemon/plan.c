@@ -20,6 +20,19 @@
 
 #define MAX_STATE (1ULL << 32)
 
+/* An entry of this id is of an earlier migration, which must not be taken for this one: ids are random. */
+static const char *journal_refuses(const struct incoming *in)
+{
+	struct journal *j = in->f->journal;
+
+	if (journal_find(j, in->id, JOURNAL_DESTINATION))
+		return "a migration of this id was there before";
+	if (journal_nr_kept(j) >= JOURNAL_KEPT_MOST)
+		return "its journal is full of migrations whose outcome no other host has acknowledged; see \"vmferry "
+		       "journal\" there, and \"vmferry forget\"";
+	return NULL;
+}
+
 /*
  * A guest of the name that has not left: it would be here twice. RELEASED ones have left. The guest of a migration
  * within this daemon is here as its own source.
@@ -121,7 +134,9 @@ void plan_take(struct incoming *in, const void *body, uint32_t len)
 		return;
 	}
 	memcpy(in->name, p->name, sizeof(in->name) - 1);
-	why = find_vm(in, p, (const struct wire_region *)(p + 1), text, sizeof(text));
+	why = journal_refuses(in);
+	if (!why)
+		why = find_vm(in, p, (const struct wire_region *)(p + 1), text, sizeof(text));
 	if (why) {
 		incoming_blame(in, "%s", why);
 		incoming_step(in, DEV_VMM_LOST);

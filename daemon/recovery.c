@@ -28,6 +28,7 @@
 #include "base/error.h"
 #include "connect.h"
 #include "migration.h"
+#include "settle.h"
 
 #define ASK_AGAIN_NS NS_PER_S
 #define REMIND_EVERY 60
@@ -171,7 +172,8 @@ static void on_released(void *arg, int status, const void *body, uint32_t len)
 	(void)len;
 	/* It may be gone already: the guest is the destination's in any case. */
 	(void)status;
-	journal_note(h->f->journal, h->id, JOURNAL_SOURCE, JOURNAL_DONE);
+	if (!journal_note(h->f->journal, h->id, JOURNAL_SOURCE, JOURNAL_DONE))
+		settle_soon(h->f, h->id);
 	h->vm->is_busy = false;
 	vm_put(h->vm);
 	free(h);

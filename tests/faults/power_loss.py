@@ -27,6 +27,12 @@ def fill(folder):
     os.sched_setaffinity(0, cpus)
 
 
+def final(daemon):
+    """as ended(), but a guest that is held waits for more"""
+    got = ended(daemon)
+    return got if got and got['status'] != 'held' else None
+
+
 def a_go_that_cannot_be_written_is_refused():
     """the guest runs on at the source, which is told why; with room again it moves"""
     with Scene() as s:
@@ -46,7 +52,7 @@ def a_go_that_cannot_be_written_is_refused():
             c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'go', 'call', no_room)
             a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
             wait_for('GO', c.has_cut.is_set, 60)
-            got = wait_for('its end', lambda: ended(a) if ended(a) and ended(a)['status'] != 'held' else None, 60)
+            got = wait_for('its end', lambda: final(a), 60)
             expect(got['status'] == 'failed' and 'journal' in got['error-desc'], f"{got['status']}: {got.get('error-desc')}")
             wait_for('the guest to run here', src.runs)
             expect(not dst.runs(), 'two guests run')

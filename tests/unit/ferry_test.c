@@ -297,13 +297,13 @@ static void one_of_two_daemons_ends_and_the_other_goes_on(void **state)
 	begin(&a, id1, JOURNAL_DESTINATION, "web2", "");
 	link_open(&silent_a, a.peers + strlen("unix:"), 1);
 	link_open(&silent_b, b.peers + strlen("unix:"), 1);
-	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_LATER);
+	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_UNKNOWN);
 	assert_int_equal(ask(&a, id1), WIRE_RESOLVED_NEVER);
 
 	close_host(&a);
 	until(is_closed, &silent_a);
 	until(is_closed, &vmm_a.link);
-	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_LATER);
+	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_UNKNOWN);
 	assert_false(is_closed(&silent_b));
 	assert_false(is_closed(&vmm_b.link));
 	assert_ptr_equal(vm_find(&b.f.vms, "web1", false), vm);
@@ -386,7 +386,7 @@ static void peers_of_other_versions_are_told_in_words(void **state)
 	assert_int_equal(greeted(WIRE_CONTROL, 2, 3, NULL), 0);
 	assert_int_equal(greeted(WIRE_CONTROL, 1, 8, NULL), 0);
 	assert_int_equal(greeted(WIRE_RESOLVE, 2, 0, NULL), WIRE_RESOLVED_LATER);
-	assert_int_equal(greeted(WIRE_SETTLE, 2, 3, NULL), WIRE_SETTLED_LATER);
+	assert_int_equal(greeted(WIRE_SETTLE, 2, 3, NULL), WIRE_SETTLED);
 	assert_int_equal(greeted(WIRE_CONTROL, 2, 0, "needs version 3 of the wire, yours speaks version 2; update yours"),
 			 -EPROTONOSUPPORT);
 	assert_int_equal(greeted(WIRE_CHANNEL, 1, 2, "yours speaks versions 1 to 2; update yours"), -EPROTONOSUPPORT);
@@ -449,10 +449,10 @@ static void a_daemon_that_cannot_start_leaves_nothing(void **state)
 		assert_int_equal(ferry_open(&f, &configs[i]), i ? -EADDRINUSE : -ENOENT);
 		ferry_stop(&f, "cannot start");
 		assert_true(ferry_close(&f));
-		assert_int_equal(ask(&a, id1), WIRE_RESOLVED_LATER);
+		assert_int_equal(ask(&a, id1), WIRE_RESOLVED_UNKNOWN);
 	}
 	open_host(&b);
-	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_LATER);
+	assert_int_equal(ask(&b, id1), WIRE_RESOLVED_UNKNOWN);
 }
 
 int main(void)
