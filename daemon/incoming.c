@@ -46,6 +46,7 @@
 
 #include "base/fault.h"
 #include "base/limited.h"
+#include "base/text.h"
 #include "incoming_private.h"
 #include "pages/warm.h"
 
@@ -62,6 +63,7 @@ void incoming_blame(struct incoming *in, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(in->error, sizeof(in->error), fmt, ap);
 	va_end(ap);
+	text_make_printable(in->error, strlen(in->error)); /* the source's words, or cut within a character */
 }
 
 static bool is_over(const struct incoming *in)

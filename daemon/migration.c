@@ -23,6 +23,7 @@
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/limited.h"
+#include "base/text.h"
 #include "migration_private.h"
 
 const struct migration_params migration_default_params = {
@@ -71,6 +72,7 @@ void migration_blame(struct migration *m, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(m->error, sizeof(m->error), fmt, ap);
 	va_end(ap);
+	text_make_printable(m->error, strlen(m->error)); /* the peer's words go on to clients, in JSON */
 }
 
 /** migration_decided() - for the account: what was decided, and why */

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "incoming_private.h"
 #include "pages/warm.h"
 
@@ -130,6 +131,12 @@ void plan_take(struct incoming *in, const void *body, uint32_t len)
 	    !p->nr_regions || p->nr_regions > VMFERRY_MAX_REGIONS || p->state_size > MAX_STATE ||
 	    len != sizeof(*p) + p->nr_regions * sizeof(struct wire_region)) {
 		incoming_blame(in, "bad plan");
+		incoming_step(in, DEV_VMM_LOST);
+		return;
+	}
+	if (!text_is_name(p->name, sizeof(p->name))) {
+		incoming_blame(in, "the plan's name of the VM is not 1 to %zu printable ASCII characters without blanks",
+			       sizeof(p->name) - 1);
 		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}

@@ -15,6 +15,8 @@
  * A connection that breaks costs the VM nothing: the VMM goes on running its guest
  * (or holds it paused if the daemon had paused it), and connects again.
  *
+ * Names are printable ASCII without blanks, at least one character and a NUL. A registration with other names is refused.
+ *
  * Versions: HELLO of the VMM carries the range that it speaks, the answer the version that both speak from then
  * on: the newest in both ranges. A VMM runs for as long as its guest, so that a daemon speaks all versions from
  * VMFERRY_VMM_OLDEST on.
@@ -130,11 +132,14 @@ _Static_assert(sizeof(struct vmferry_msg_hello) == 16, "ABI");
 
 /**
  * struct vmferry_msg_region - one region of RAM
+ * @name: a name
  * @gpa: guest-physical address
  * @size: bytes
  * @fd_off: where it begins in its memfd, bytes
- * @page_size: bytes of the memfd's pages (4096, or huge)
+ * @page_size: bytes of the memfd's pages (4096, or huge), a power of two that divides @size and @fd_off
  * @reserved: zero
+ *
+ * No byte of guest memory, and none of a memfd, is in two regions.
  */
 struct vmferry_msg_region {
 	char name[VMFERRY_VMM_NAME_LEN];
@@ -148,8 +153,8 @@ _Static_assert(sizeof(struct vmferry_msg_region) == 96, "ABI");
 
 /**
  * struct vmferry_msg_device - a device whose state takes time to save and load
- * @name: which one; as messages to the owner call it
- * @kind: what it is: devices of one kind and size cost much the same on the same hosts
+ * @name: which one, as messages to the owner call it; a name
+ * @kind: a name, or empty; what it is: devices of one kind and size cost much the same on the same hosts
  * @state_size: bytes at most
  */
 struct vmferry_msg_device {
@@ -185,7 +190,7 @@ _Static_assert(sizeof(struct vmferry_msg_migration) == 24, "ABI");
 
 /**
  * struct vmferry_msg_register - what a VMM says of its VM, followed by nr_regions regions
- * @name: NUL-terminated printable ASCII that begins with no blank, unique on the host together with the direction
+ * @name: a name, unique on the host together with the direction
  * @uuid: 16 bytes, the same on both hosts, or zeros for "any"
  * @run_state: enum vmferry_run_state
  * @nr_regions: entries that follow
@@ -195,7 +200,7 @@ _Static_assert(sizeof(struct vmferry_msg_migration) == 24, "ABI");
  * @state_size: upper estimate of the state that SAVE will write, bytes
  * @flags: VMFERRY_REGISTER_*
  * @nr_devices: entries that follow the regions
- * @untracked: empty, or the name of a device that writes guest RAM and that no
+ * @untracked: empty, or a name: that of a device that writes guest RAM and that no
  *	tracker sees; such a VM is refused
  */
 struct vmferry_msg_register {

@@ -87,60 +87,6 @@ void vm_put(struct vm *vm)
 	worker_do(vm->worker, &vm->work);
 }
 
-/* A file that can shrink would kill us with SIGBUS: its owner must have sealed that. */
-static bool cannot_shrink(int fd)
-{
-	int seals = fcntl(fd, F_GET_SEALS);
-
-	return seals >= 0 && seals & F_SEAL_SHRINK;
-}
-
-static int map_region(struct region *r, unsigned int i, char *why, size_t why_len)
-{
-	int err;
-
-	if (!r->size || r->size % REGION_PAGE || r->gpa % REGION_PAGE || r->fd_off % REGION_PAGE) {
-		snprintf(why, why_len, "region %u: size and addresses must be multiples of 4 KiB", i);
-		return -EINVAL;
-	}
-	if (!cannot_shrink(r->fd)) {
-		snprintf(why, why_len, "region %u: its memfd needs F_SEAL_SHRINK", i);
-		return -EPERM;
-	}
-	err = region_map(r);
-	if (err)
-		snprintf(why, why_len, "region %u: cannot map %llu bytes: %s", i,
-			 (unsigned long long)r->size, strerror(-err));
-	return err;
-}
-
-/**
- * vm_map() - map and check what a VM registered with: its RAM, its shared area
- * @why: words for the log on failure
- *
- * Context: may block; a thread that has @vm for itself. vm_put() is owed also after a failure.
- */
-int vm_map(struct vm *vm, char *why, size_t why_len)
-{
-	int err = 0;
-
-	fault_point_of("vm-map", vm->name);
-	snprintf(why, why_len, "out of memory");
-	for (unsigned int i = 0; i < vm->nr_regions && !err; i++)
-		err = map_region(&vm->regions[i], i, why, why_len);
-	if (!err && !cannot_shrink(vm->area_fd)) {
-		snprintf(why, why_len, "the shared area's memfd needs F_SEAL_SHRINK");
-		err = -EPERM;
-	}
-	if (!err) {
-		err = dirty_open(vm->area_fd, vm->area_size, vm->sizes, vm->nr_regions, &vm->dirty);
-		if (err)
-			snprintf(why, why_len, "the shared area contradicts itself or the regions");
-	}
-	cleanup_close_fd(&vm->area_fd);
-	return err ? err : warm_start(vm->regions, vm->nr_regions, &vm->warm);
-}
-
 static void add_region(struct vm *vm, const struct vmferry_msg_region *from, int *fd)
 {
 	struct region *r = &vm->regions[vm->nr_regions];

@@ -24,6 +24,7 @@
 #include "base/error.h"
 #include "base/fdpass.h"
 #include "base/limited.h"
+#include "base/text.h"
 #include "peer/address.h"
 #include "register.h"
 #include "vm.h"
@@ -227,12 +228,13 @@ static int peer_pid(int sock)
 	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) ? 0 : cred.pid;
 }
 
-static bool is_known(struct vm_list *l, const char *name, bool incoming)
+/* The VM of that name and direction that is registered already, or is about to be; NULL: none */
+static const struct vm *find_known(struct vm_list *l, const char *name, bool incoming)
 {
 	for (struct vm_socket *o = l->sockets->first; o; o = o->next)
 		if (o->registration && !strcmp(o->registration->vm->name, name) &&
 		    vm_is_incoming(o->registration->vm) == incoming)
-			return true;
+			return o->registration->vm;
 	return vm_find(l, name, incoming);
 }
 
@@ -255,12 +257,18 @@ static void enlist(struct vm_socket *s, struct vm *vm)
 }
 
 /* Its VMM is told why, if it speaks a version in which it can be. The connection ends. */
-static void refuse_registration(struct vm_socket *s, uint32_t seq, const char *why)
+static void refuse_registration(struct vm_socket *s, uint32_t seq, const char *name, const char *why)
 {
-	size_t len = s->version >= 2 ? strnlen(why, MAX_REASON) : 0;
+	char text[MAX_REASON];
+	size_t len;
 
-	reply(s, VMFERRY_MSG_REGISTER, seq, -EINVAL, why, (uint32_t)len);
-	reject(s, why);
+	snprintf(text, sizeof(text), "%s", why);
+	len = strlen(text);
+	text_make_printable(text, len);
+	reply(s, VMFERRY_MSG_REGISTER, seq, -EINVAL, text, s->version >= 2 ? (uint32_t)len : 0);
+	limited_error(s->list->limited, LIMITED_VMM, "vm %.63s: its VMM (pid %d) may not register: %s; its guest is not touched; "
+		      "connection closed", name[0] ? name : "without a name", peer_pid(s->source.fd), text);
+	disconnect(s);
 }
 
 static void on_mapped(struct work *w)
@@ -275,7 +283,7 @@ static void on_mapped(struct work *w)
 	if (s && !why && l->refuses)
 		why = l->refuses(l->owner, r->vm, r->why, sizeof(r->why));
 	if (s && why) {
-		refuse_registration(s, r->seq, why);
+		refuse_registration(s, r->seq, r->vm->name, why);
 		vm_put(r->vm);
 	} else if (!s) {
 		vm_put(r->vm);
@@ -309,20 +317,24 @@ static struct registration *registration_new(struct vm_socket *s, const struct r
 	return r;
 }
 
-static const char *begin_registration(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body, char *text,
-				      size_t text_len)
+/* @name: gets the name, or something that is none; Return: NULL, or the reason why it is refused */
+static const char *begin_registration(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body, char *name,
+				      char text[MAX_REASON])
 {
 	struct register_request r;
+	const struct vm *known;
 	const char *why;
 
 	if (!s->version || s->vm || s->registration)
-		return "bad registration";
-	why = register_read(&r, s->version, body, m->len, s->nr_fds, text, text_len);
+		return s->version ? "it is registered already on this connection" : "it has not said hello";
+	why = register_read(&r, s->version, body, m->len, s->nr_fds, text, MAX_REASON);
+	memcpy(name, r.reg.name, VMFERRY_VMM_NAME_LEN - 1);
 	if (why)
 		return why;
-	if (is_known(s->list, r.reg.name, r.reg.run_state == VMFERRY_RUN_INCOMING ||
-					  r.reg.run_state == VMFERRY_RUN_LOADED)) {
-		snprintf(text, text_len, "a VM named %s is registered already", r.reg.name);
+	known = find_known(s->list, r.reg.name, r.reg.run_state == VMFERRY_RUN_INCOMING ||
+						 r.reg.run_state == VMFERRY_RUN_LOADED);
+	if (known) {
+		snprintf(text, MAX_REASON, "a VM of that name is registered here already, by pid %d", known->pid);
 		return text;
 	}
 	s->registration = registration_new(s, &r, m->seq);
@@ -331,12 +343,12 @@ static const char *begin_registration(struct vm_socket *s, const struct vmferry_
 
 static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
 {
-	char text[MAX_REASON];
-	const char *why = begin_registration(s, m, body, text, sizeof(text));
+	char name[VMFERRY_VMM_NAME_LEN] = "", text[MAX_REASON];
+	const char *why = begin_registration(s, m, body, name, text);
 
 	drop_fds(s);
 	if (why) {
-		refuse_registration(s, m->seq, why);
+		refuse_registration(s, m->seq, s->vm ? s->vm->name : name, why);
 		return -1;
 	}
 	worker_do(s->list->worker, &s->registration->work);
