@@ -17,73 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/deadline.h"
-#include "control/journal.h"
-
-static char path[64], marks[80];
-static const uint8_t id1[16] = { 1 }, id2[16] = { 2 }, id3[16] = { 3 };
-static struct loop *loop;
-static struct worker *worker;
-static int synced = 99;
-
-static uint8_t boot[16], machine[16];
-
-static int try_to_open(struct journal **j)
-{
-	struct journal_config c = { .loop = loop, .worker = worker, .path = path, .marks_path = marks };
-
-	memcpy(c.boot, boot, sizeof(boot));
-	memcpy(c.machine, machine, sizeof(machine));
-	return journal_open(&c, j);
-}
-
-static struct journal *open_journal(void)
-{
-	struct journal *j;
-
-	assert_int_equal(try_to_open(&j), 0);
-	return j;
-}
-
-/* Its works hang for no longer than the alarm of the test. */
-static void close_journal(struct journal *j)
-{
-	assert_true(worker_drain(worker, ~0ULL));
-	journal_close(j);
-}
-
-static int begin(struct journal *j, const uint8_t id[16], enum journal_role role, const char *vm, const char *peer)
-{
-	struct journal_entry e = { .role = role };
-
-	memcpy(e.id, id, sizeof(e.id));
-	strcpy(e.vm, vm);
-	strcpy(e.peer, peer);
-	return journal_begin(j, &e);
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	snprintf(path, sizeof(path), "/tmp/vmferry-journal-%d", getpid());
-	snprintf(marks, sizeof(marks), "%s-marks", path);
-	unlink(path);
-	unlink(marks);
-	memset(boot, 'b', sizeof(boot));
-	memset(machine, 'm', sizeof(machine));
-	loop = loop_new();
-	return !loop || worker_open(loop, &worker);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	unlink(path);
-	unlink(marks);
-	worker_close(worker);
-	loop_free(loop);
-	return 0;
-}
+#include "journal_steps.h"
 
 static void marks_survive(void **state)
 {
@@ -156,13 +90,6 @@ static void a_torn_line_does_not_count(void **state)
 	j = open_journal();
 	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
 	close_journal(j);
-}
-
-static void on_synced(void *arg, int err)
-{
-	(void)arg;
-	synced = err;
-	loop_stop(loop);
 }
 
 static void a_sync_is_answered_on_the_loop(void **state)
@@ -239,14 +166,6 @@ static void a_full_disk_is_said_and_tears_no_line(void **state)
 	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
 	assert_null(journal_open_entry(j, "web2", JOURNAL_SOURCE));
 	close_journal(j);
-}
-
-static int sync_now(struct journal *j)
-{
-	synced = 99;
-	journal_sync(j, on_synced, NULL);
-	assert_int_equal(loop_run(loop), 0);
-	return synced;
 }
 
 /*
@@ -364,7 +283,6 @@ static void a_disk_that_hangs_stops_no_decision(void **state)
 	snprintf(held, sizeof(held), "%s.held", point);
 	close(open(point, O_CREAT | O_WRONLY, 0600));
 	setenv("VMFERRY_FAULTS", folder, 1);
-	alarm(120);
 	synced = 99;
 	begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
 	journal_sync(j, on_synced, NULL);
@@ -382,7 +300,6 @@ static void a_disk_that_hangs_stops_no_decision(void **state)
 	unlink(point);
 	assert_int_equal(loop_run(loop), 0);
 	assert_int_equal(synced, 0);
-	alarm(0);
 	unsetenv("VMFERRY_FAULTS");
 	close_journal(j);
 	rmdir(folder);
