@@ -3,7 +3,8 @@
 """Promise: vmferryd and ferryvm refuse a wrong argument with exit code 2 and a line that names the option and what it
 takes; --help and the manual list the same options; and no message goes into a file that was opened for something else.
 Seen to fail: with atoi() for numbers and "bad option or value" for all of them; with the configuration file read by
-fgets() alone, where /dev/zero never ended and a folder was empty; without open_standard_files()."""
+fgets() alone, where /dev/zero never ended and a folder was empty; without open_standard_files(); with need-kvm behind the
+packages in the Makefile."""
 import os, re, signal, socket, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import OUT, Scene, expect, main, wait_for
@@ -156,5 +157,19 @@ def a_stats_socket_replaces_no_other_file():
             p.wait(60)
 
 
+def no_kvm_is_told_before_anything_is_installed():
+    """In a namespace without /dev/kvm, and where dpkg knows no package, so that all of them are to be installed"""
+    hide = ('mount --make-rprivate / && mount -t tmpfs none /var/lib/dpkg && mount -t tmpfs none "$1" && mkdir "$1/dev" && '
+            'cp -a /dev/null /dev/zero /dev/urandom "$1/dev" && mount --bind "$1/dev" /dev && cd "$2" && exec make "$3" DEPS=no')
+    with Scene() as s:
+        for target in ('demo', 'check', 'bench'):
+            got = subprocess.run(['unshare', '-m', 'sh', '-c', hide, 'sh', s.dir, TOP, target], stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+            said = got.stdout.decode(errors='replace')
+            expect(got.returncode and 'no /dev/kvm here' in said, f'make {target}: {got.returncode}: {said[:300]}')
+            expect('missing packages' not in said, f'make {target}: {said[:300]}')
+
+
 main([a_wrong_argument_is_named, a_file_that_is_no_configuration, help_and_manual_list_the_same_options,
-      help_that_cannot_be_written, closed_standard_files_stay_empty, a_stats_socket_replaces_no_other_file])
+      help_that_cannot_be_written, closed_standard_files_stay_empty, a_stats_socket_replaces_no_other_file,
+      no_kvm_is_told_before_anything_is_installed])
