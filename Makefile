@@ -51,7 +51,7 @@ ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 .PHONY: all help check check-all check-migrations check-tsan demo bench deps install clean check-includes kmod check-vm \
 	check-debug-kernel check-linux-guest check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls \
-	check-trixie check-bookworm
+	check-trixie check-bookworm need-kvm
 .DELETE_ON_ERROR:
 all:
 
@@ -79,7 +79,11 @@ deps: deps-check
 deps-%:
 	@DEPS=$(DEPS) tests/lib/install-packages $*
 
-check: deps
+# Before anything is installed: what only machines with KVM can do.
+need-kvm:
+	@tests/lib/need-kvm
+
+check: need-kvm deps
 	tests/run
 
 # What CI has no time for: the other kernels, the debug kernel, the whole search, whole systems under TSan, long walks.
@@ -89,11 +93,11 @@ check-all: deps
 help:
 	@sed -n 's/^#: //p' Makefile; echo; echo Variables:; sed -n 's/^#   /  /p' Makefile
 
-demo: deps-demo
+demo: need-kvm deps-demo
 	@$(MAKE) --no-print-directory -s all
 	@tests/lib/demo
 
-bench: deps-bench
+bench: need-kvm deps-bench
 	@tests/bench/install-peer
 	@$(MAKE) --no-print-directory -s all bench-tools
 	@tests/bench/migrate.py

@@ -24,6 +24,21 @@
 #define HEAP_BYTES (4 << 20) /* the loop uses less than a half of it */
 #define MOST_FDS 16384 /* for which the table has room from the beginning: 128 KiB */
 
+/*
+ * Whatever a daemon opens gets the lowest free number. If it is started with standard error closed, the journal or an
+ * eventfd would be number 2, and messages would go into it.
+ */
+static void open_standard_files(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 static void on_signal(struct loop_source *s, uint32_t events)
 {
 	struct ferry *f = s->owner;
@@ -165,11 +180,13 @@ int main(int argc, char **argv)
 	struct ferry f = { 0 };
 	struct options o = { 0 };
 	struct loop_source signals = { .fd = -1 };
-	int err = options_parse(&o, argc, argv);
+	int err;
 
+	open_standard_files();
+	err = options_parse(&o, argc, argv);
 	if (err) {
 		options_free(&o);
-		return err > 0 ? 0 : 2;
+		return err > 0 ? 0 : err == -EINVAL || err == -ENODATA ? 2 : 1;
 	}
 	keep_freed_memory();
 	set_priority(o.nice_level);

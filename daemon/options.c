@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "base/error.h"
 
 #define CONFIG_FILE "/etc/vmferry/vmferryd.conf"
+#define CONFIG_MOST 65536 /* bytes; a file of more is not a configuration file */
 
 static const struct setting {
 	const char *name;
@@ -27,7 +29,7 @@ static const struct setting {
 	{ "control-socket", offsetof(struct options, control_socket), NULL,
 	  "where vmferry and QMP clients connect (default RUN-DIR/control.sock)" },
 	{ "state-dir", offsetof(struct options, state_dir), "/var/lib/vmferry",
-	  "directory of the journal" },
+	  "directory of the journal, the history of blackouts, learned figures" },
 	{ "nice", offsetof(struct options, nice), "-5",
 	  "priority of this daemon's threads, -20 to 19; guests run at 0" },
 	{ "tracker", offsetof(struct options, tracker), "auto",
@@ -36,7 +38,16 @@ static const struct setting {
 
 #define NR (sizeof(settings) / sizeof(settings[0]))
 
-static void usage(void)
+/* Return: 1, which options_parse() returns after an answer; -EIO if nobody got it */
+static int said(void)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return 1;
+	error_report("vmferryd: cannot write to standard output: %s", strerror(errno));
+	return -EIO;
+}
+
+static int usage(void)
 {
 	printf("vmferryd - moves running KVM guests between hosts\n\n"
 	       "usage: vmferryd [options]\n\n"
@@ -49,10 +60,14 @@ static void usage(void)
 		       settings[i].otherwise ? "\n                           (default " : "",
 		       settings[i].otherwise ? settings[i].otherwise : "",
 		       settings[i].otherwise ? ")" : "");
-	printf("  --help                   this text\n\n"
+	printf("  --version                the release\n"
+	       "  --help                   this text\n\n"
+	       "exit codes: 0 ended by a signal; 1 cannot start or go on; 2 wrong usage\n\n"
 	       "See also: vmferry(1), vmferryd(8)\n");
+	return said();
 }
 
+/* Return: 0; -EINVAL: no such option; -ENODATA: an empty value, which no option takes; -ENOMEM */
 static int set(struct options *o, const char *name, const char *value)
 {
 	for (size_t i = 0; i < NR; i++) {
@@ -60,6 +75,8 @@ static int set(struct options *o, const char *name, const char *value)
 
 		if (strcmp(settings[i].name, name))
 			continue;
+		if (!*value)
+			return -ENODATA;
 		free(*slot);
 		*slot = strdup(value);
 		return *slot ? 0 : -ENOMEM;
@@ -78,32 +95,64 @@ static char *trim(char *s)
 	return s;
 }
 
-static int read_config(struct options *o, const char *path, bool must)
+/* Reads @path into @text of CONFIG_MOST + 1 bytes. Return: 0; 1: there is none; -EINVAL after saying why not */
+static int load_config(const char *path, char *text)
 {
 	FILE *f = fopen(path, "re");
-	char line[512];
-	int n = 0, err = f ? 0 : -errno;
+	const char *why = NULL;
+	size_t len = 0;
 
-	if (!f) {
-		if (must || err != -ENOENT)
-			error_report("configuration file %s: %s", path, strerror(-err));
-		return must ? err : 0;
-	}
-	while (!err && fgets(line, sizeof(line), f)) {
-		char *name = trim(line), *eq = strchr(name, '=');
+	if (!f && errno == ENOENT)
+		return 1;
+	if (f)
+		len = fread(text, 1, CONFIG_MOST + 1, f);
+	if (!f || ferror(f))
+		why = strerror(errno);
+	else if (len > CONFIG_MOST)
+		why = "has more than 64 KiB, so it is not a configuration file";
+	else if (memchr(text, '\0', len))
+		why = "has bytes of value 0, so it is not a configuration file";
+	else
+		text[len] = '\0';
+	if (f)
+		fclose(f);
+	if (why)
+		error_report("configuration file %s: %s", path, why);
+	return why ? -EINVAL : 0;
+}
 
-		n++;
-		if (!*name || *name == '#')
-			continue;
-		if (eq)
-			*eq = '\0';
-		if (!eq || set(o, trim(name), trim(eq + 1))) {
-			error_report("configuration file %s, line %d: expected NAME = VALUE with a name that "
-				     "vmferryd --help shows", path, n);
-			err = -EINVAL;
-		}
+static int read_line(struct options *o, const char *path, int n, char *line)
+{
+	char *name = trim(line), *eq = strchr(name, '=');
+	int err = -EINVAL;
+
+	if (!*name || *name == '#')
+		return 0;
+	if (eq) {
+		*eq = '\0';
+		name = trim(name);
+		err = set(o, name, trim(eq + 1));
 	}
-	fclose(f);
+	if (err == -ENODATA)
+		error_report("configuration file %s, line %d: \"%s\" has no value", path, n, name);
+	else if (err)
+		error_report("configuration file %s, line %d: expected NAME = VALUE with a name that "
+			     "vmferryd --help shows", path, n);
+	return err;
+}
+
+static int read_config(struct options *o, const char *path, bool must)
+{
+	static char text[CONFIG_MOST + 1];
+	char *rest = text, *line;
+	int err = load_config(path, text);
+
+	if (err > 0 && must)
+		error_report("configuration file %s: %s", path, strerror(ENOENT));
+	if (err)
+		return err > 0 && !must ? 0 : -EINVAL;
+	for (int n = 1; !err && (line = strsep(&rest, "\n")); n++)
+		err = read_line(o, path, n, line);
 	return err;
 }
 
@@ -120,47 +169,72 @@ static int fill_tracker(struct options *o)
 	return -EINVAL;
 }
 
-static int fill_defaults(struct options *o)
+static int fill_nice(struct options *o)
 {
-	char path[256], *end;
+	char *end;
+	long n = strtol(o->nice, &end, 10);
 
-	if (!o->vmm_socket) {
-		snprintf(path, sizeof(path), "%s/vmm.sock", o->run_dir);
-		o->vmm_socket = strdup(path);
-	}
-	if (!o->control_socket) {
-		snprintf(path, sizeof(path), "%s/control.sock", o->run_dir);
-		o->control_socket = strdup(path);
-	}
-	if (!o->vmm_socket || !o->control_socket)
-		return -ENOMEM;
-	o->nice_level = (int)strtol(o->nice, &end, 10);
-	if (end == o->nice || *end || o->nice_level < -20 || o->nice_level > 19) {
-		error_report("nice: \"%s\" is not a number from -20 to 19", o->nice);
-		return -EINVAL;
-	}
-	return fill_tracker(o);
+	o->nice_level = (int)n;
+	if (end != o->nice && !*end && n >= -20 && n <= 19)
+		return 0;
+	error_report("nice: \"%s\" is not a number from -20 to 19", o->nice);
+	return -EINVAL;
 }
 
-/** options_parse() - Return: 0; 1 if help was printed; -EINVAL after saying what is wrong */
+static int fill_socket(struct options *o, char **path, const char *name)
+{
+	if (!*path && asprintf(path, "%s/%s", o->run_dir, name) < 0)
+		*path = NULL;
+	return *path ? 0 : -ENOMEM;
+}
+
+static int fill_defaults(struct options *o)
+{
+	int err = fill_socket(o, &o->vmm_socket, "vmm.sock");
+
+	if (!err)
+		err = fill_socket(o, &o->control_socket, "control.sock");
+	if (!err)
+		err = fill_nice(o);
+	return err ? err : fill_tracker(o);
+}
+
+static int set_argument(struct options *o, const char *name, const char *value)
+{
+	int err = set(o, name, value);
+
+	if (err == -ENODATA)
+		error_report("--%s: the value is empty; see vmferryd --help", name);
+	return err;
+}
+
+/**
+ * options_parse() - read the configuration file, then the command line
+ *
+ * Return: 0; 1 if help or the release was printed; a negative errno after saying what is wrong.
+ */
 int options_parse(struct options *o, int argc, char **argv)
 {
-	struct option longs[NR + 3] = { { "config", 1, NULL, 'c' }, { "help", 0, NULL, 'h' } };
+	struct option longs[NR + 4] = { { "config", 1, NULL, 'c' }, { "help", 0, NULL, 'h' }, { "version", 0, NULL, 'v' } };
 	const char *config = NULL;
 	int c, index, err = 0;
 
 	for (size_t i = 0; i < NR; i++)
-		longs[i + 2] = (struct option){ settings[i].name, 1, NULL, 's' };
+		longs[i + 3] = (struct option){ settings[i].name, 1, NULL, 's' };
 	for (size_t i = 0; i < NR && !err; i++)
 		if (settings[i].otherwise)
 			err = set(o, settings[i].name, settings[i].otherwise);
 	while (!err && (c = getopt_long(argc, argv, "h", longs, &index)) != -1) {
-		if (c == 'h') {
-			usage();
-			return 1;
+		if (c == 'h')
+			return usage();
+		if (c == 'v') {
+			printf("vmferryd %s\n", VMFERRY_RELEASE);
+			return said();
 		}
-		if (c == '?')
+		if (c == '?') {
+			fputs("see vmferryd --help\n", stderr); /* after getopt_long()'s own line */
 			err = -EINVAL;
+		}
 		if (c == 'c')
 			config = optarg;
 	}
@@ -173,7 +247,7 @@ int options_parse(struct options *o, int argc, char **argv)
 	optind = 1; /* the command line wins over the file */
 	while (!err && (c = getopt_long(argc, argv, "h", longs, &index)) != -1)
 		if (c == 's')
-			err = set(o, longs[index].name, optarg);
+			err = set_argument(o, longs[index].name, optarg);
 	return err ? err : fill_defaults(o);
 }
 

@@ -32,10 +32,21 @@
 
 static sem_t begun, may_end;
 static atomic_bool is_held;
+static atomic_uint nr_waiting; /* threads in wait_for_the_test() */
 static struct loop *loop;
 static struct worker *worker;
 static struct connector connector;
 static unsigned int nr_done;
+
+/* An attempt's thread stands here until the test lets one thread go. */
+static void wait_for_the_test(void)
+{
+	atomic_fetch_add(&nr_waiting, 1);
+	sem_post(&begun);
+	while (sem_wait(&may_end))
+		;
+	atomic_fetch_sub(&nr_waiting, 1);
+}
 
 /* Takes the place of the C library's. */
 int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **found)
@@ -44,20 +55,15 @@ int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints
 
 	if (strncmp(host, "hung", 4))
 		return real(host, port, hints, found);
-	sem_post(&begun);
-	while (sem_wait(&may_end))
-		;
+	wait_for_the_test();
 	return EAI_AGAIN;
 }
 
 /* Takes the place of base/fault.c. */
 void fault_point(const char *name)
 {
-	if (strcmp(name, "connected") || !atomic_load(&is_held))
-		return;
-	sem_post(&begun);
-	while (sem_wait(&may_end))
-		;
+	if (!strcmp(name, "connected") && atomic_load(&is_held))
+		wait_for_the_test();
 }
 
 static void on_done(void *owner)
@@ -89,6 +95,9 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	(void)state;
+	/* Else the next test's sem_init() takes away what a thread was let go with, and that thread takes the next test's. */
+	while (atomic_load(&nr_waiting))
+		usleep(1000);
 	assert_true(worker_drain(worker, now_ns() + PATIENCE_S * NS_PER_S));
 	worker_close(worker);
 	loop_free(loop);

@@ -19,6 +19,7 @@
 #define INFO_GPA 0x9000
 #define CMDLINE_GPA 0x9100
 #define CMDLINE_MAX 3840
+_Static_assert(VM_MAX_APPEND + 100 <= CMDLINE_MAX, "what write_info() adds has room behind --append");
 #define MULTIBOOT_MAGIC 0x2badb002
 #define MB_INFO_MEMORY 1
 #define MB_INFO_CMDLINE 4

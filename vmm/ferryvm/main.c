@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "vm.h"
 
 #define RING_ENTRIES 65536
+#define MOST_MS 1000000
 
 static const char usage[] =
 	"ferryvm - a small KVM virtual machine that vmferryd can migrate\n"
@@ -26,7 +28,7 @@ static const char usage[] =
 	"  --kernel FILE        multiboot ELF file to boot\n"
 	"  --append TEXT        its command line\n"
 	"  --incoming           start without a guest and wait for one\n"
-	"  --ram SIZE           RAM, e.g. 512M or 2G (default 256M); a multiple of 4M\n"
+	"  --ram SIZE           RAM, e.g. 512M or 2G (default 256M); 32M or more, a multiple of 4M\n"
 	"  --vcpus N            1 to 8 (default 1)\n"
 	"  --daemon SOCKET      vmferryd's VMM socket (default " VMFERRY_VMM_SOCKET ")\n"
 	"  --stats SOCKET       answer each connection with a JSON line about the guest\n"
@@ -36,13 +38,19 @@ static const char usage[] =
 	"  --hugetlb            RAM from hugetlbfs pages of 2 MiB\n"
 	"  --tracker KIND       ring (default) or bitmap\n"
 	"  --quiet              no guest console on standard output\n"
+	"  --version            the release\n"
+	"  --help               this text\n"
 	"test instruments:\n"
 	"  --device-state SIZE --save-cost MS --load-cost MS\n"
 	"                       a device with that much state, that slow to save and load\n"
 	"  --device-name NAME   what to call it, its kind with a number (nic0)\n"
 	"  --untracked NAME     claim a device NAME whose writes no tracker sees\n"
 	"  --die-after-run MS   be killed so long after the guest was let go\n"
-	"  --hash               hash RAM whenever the guest is stopped and before it starts\n";
+	"  --hash               hash RAM whenever the guest is stopped and before it starts\n"
+	"\n"
+	"exit codes: 0 ended by a signal, or the guest has left; 1 cannot start; 2 wrong usage\n"
+	"\n"
+	"See also: ferryvm(1), vmferry(1), vmferryd(8)\n";
 
 static void note_hash(struct vm *vm, uint64_t *where)
 {
@@ -169,6 +177,19 @@ static int parse_size(const char *text, uint64_t *out)
 	return 0;
 }
 
+static int parse_number(const char *text, unsigned int least, unsigned int most, unsigned int *out)
+{
+	char *end;
+	long n;
+
+	errno = 0;
+	n = strtol(text, &end, 10);
+	if (end == text || *end || errno || n < (long)least || n > (long)most)
+		return -EINVAL;
+	*out = (unsigned int)n;
+	return 0;
+}
+
 static int die(const char *what, const char *object, int err)
 {
 	output_say("ferryvm: %s%s%s: %s\n", what, object ? " " : "", object ? object : "", strerror(-err));
@@ -179,7 +200,7 @@ static int die(const char *what, const char *object, int err)
 enum { OPT_NAME = 256, OPT_KERNEL, OPT_APPEND, OPT_INCOMING, OPT_RAM, OPT_VCPUS, OPT_DAEMON,
        OPT_STATS, OPT_DISK, OPT_STAY, OPT_PREALLOC, OPT_HUGETLB, OPT_TRACKER, OPT_QUIET,
        OPT_STATE, OPT_DEVICE, OPT_SAVE, OPT_LOAD, OPT_UNTRACKED, OPT_HASH, OPT_DIE,
-       OPT_HELP };
+       OPT_VERSION, OPT_HELP };
 
 static const struct option longs[] = {
 	{ "name", 1, NULL, OPT_NAME },	       { "kernel", 1, NULL, OPT_KERNEL },
@@ -193,62 +214,126 @@ static const struct option longs[] = {
 	{ "device-state", 1, NULL, OPT_STATE },{ "save-cost", 1, NULL, OPT_SAVE },
 	{ "load-cost", 1, NULL, OPT_LOAD },    { "untracked", 1, NULL, OPT_UNTRACKED },
 	{ "die-after-run", 1, NULL, OPT_DIE },
-	{ "hash", 0, NULL, OPT_HASH },	       { "help", 0, NULL, OPT_HELP },
+	{ "hash", 0, NULL, OPT_HASH },	       { "version", 0, NULL, OPT_VERSION },
+	{ "help", 0, NULL, OPT_HELP },
 	{ NULL, 0, NULL, 0 },
 };
+
+static int take_text(const char **out)
+{
+	*out = optarg;
+	return *optarg ? 0 : -EINVAL;
+}
+
+static int take_ram(struct options *o)
+{
+	int err = parse_size(optarg, &o->ram);
+
+	return err ? err : o->ram < (32 << 20) || o->ram % (4 << 20) ? -EINVAL : 0;
+}
+
+static int take_tracker(struct options *o)
+{
+	o->ring = strcmp(optarg, "ring") ? 0 : RING_ENTRIES;
+	return o->ring || !strcmp(optarg, "bitmap") ? 0 : -EINVAL;
+}
 
 static int take_option(struct options *o, int c)
 {
 	switch (c) {
-	case OPT_NAME: o->name = optarg; return 0;
-	case OPT_KERNEL: o->kernel = optarg; return 0;
-	case OPT_APPEND: o->append = optarg; return 0;
+	case OPT_NAME: return take_text(&o->name);
+	case OPT_KERNEL: return take_text(&o->kernel);
+	case OPT_APPEND: o->append = optarg; return strlen(optarg) <= VM_MAX_APPEND ? 0 : -EINVAL;
 	case OPT_INCOMING: o->incoming = true; return 0;
-	case OPT_RAM: return parse_size(optarg, &o->ram);
-	case OPT_VCPUS: o->nr_vcpus = (unsigned int)atoi(optarg); return 0;
-	case OPT_DAEMON: o->daemon = optarg; return 0;
-	case OPT_STATS: o->stats = optarg; return 0;
-	case OPT_DISK: o->disk = optarg; return 0;
+	case OPT_RAM: return take_ram(o);
+	case OPT_VCPUS: return parse_number(optarg, 1, VM_MAX_VCPUS, &o->nr_vcpus);
+	case OPT_DAEMON: return take_text(&o->daemon);
+	case OPT_STATS: return take_text(&o->stats);
+	case OPT_DISK: return take_text(&o->disk);
 	case OPT_STAY: o->stay = true; return 0;
 	case OPT_PREALLOC: o->prealloc = true; return 0;
 	case OPT_HUGETLB: o->hugetlb = true; return 0;
-	case OPT_TRACKER:
-		o->ring = strcmp(optarg, "ring") ? 0 : RING_ENTRIES;
-		return o->ring || !strcmp(optarg, "bitmap") ? 0 : -EINVAL;
+	case OPT_TRACKER: return take_tracker(o);
 	case OPT_QUIET: o->quiet = true; return 0;
 	case OPT_STATE: return parse_size(optarg, &o->device_state);
-	case OPT_DEVICE: o->device_name = optarg; return 0;
-	case OPT_SAVE: o->save_cost_ms = (unsigned int)atoi(optarg); return 0;
-	case OPT_LOAD: o->load_cost_ms = (unsigned int)atoi(optarg); return 0;
-	case OPT_UNTRACKED: o->untracked = optarg; return 0;
-	case OPT_DIE: o->die_after_run_ms = (unsigned int)atoi(optarg); return 0;
+	case OPT_DEVICE: return take_text(&o->device_name);
+	case OPT_SAVE: return parse_number(optarg, 0, MOST_MS, &o->save_cost_ms);
+	case OPT_LOAD: return parse_number(optarg, 0, MOST_MS, &o->load_cost_ms);
+	case OPT_UNTRACKED: return take_text(&o->untracked);
+	case OPT_DIE: return parse_number(optarg, 0, MOST_MS, &o->die_after_run_ms);
 	case OPT_HASH: o->hash = true; return 0;
 	default: return -EINVAL;
 	}
 }
 
+/* What a value of option @c must be. */
+static const char *expected(int c)
+{
+	switch (c) {
+	case OPT_RAM: return "a size such as 512M or 2G, 32M or more and a multiple of 4M";
+	case OPT_STATE: return "a size such as 512K, 4M or 1G";
+	case OPT_VCPUS: return "a number from 1 to 8";
+	case OPT_APPEND: return "a command line of at most 3700 bytes";
+	case OPT_TRACKER: return "ring or bitmap";
+	case OPT_SAVE:
+	case OPT_LOAD:
+	case OPT_DIE: return "a number of milliseconds from 0 to 1000000";
+	default: return "a text that is not empty";
+	}
+}
+
+static int wrong_usage(const char *fmt, ...)
+{
+	va_list args;
+
+	fputs("ferryvm: ", stderr);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fputs("; see ferryvm --help\n", stderr);
+	return -EINVAL;
+}
+
+static void say_and_exit(const char *text)
+{
+	fputs(text, stdout);
+	if (!fflush(stdout) && !ferror(stdout))
+		exit(0);
+	fprintf(stderr, "ferryvm: cannot write to standard output: %s\n", strerror(errno));
+	exit(1);
+}
+
+static int check(const struct options *o, int nr_more, char **more)
+{
+	if (nr_more)
+		return wrong_usage("takes no argument \"%.100s\"", more[0]);
+	if (!o->name)
+		return wrong_usage("--name is missing");
+	if (!o->kernel && !o->incoming)
+		return wrong_usage("needs --kernel for a new guest, or --incoming to wait for one");
+	if (o->kernel && o->incoming)
+		return wrong_usage("takes one of --kernel and --incoming: the guest that arrives brings its kernel");
+	return 0;
+}
+
 static int parse(struct options *o, int argc, char **argv)
 {
-	int c;
+	int c, index = 0;
 
 	*o = (struct options){ .ram = 256 << 20, .nr_vcpus = 1, .ring = RING_ENTRIES, .device_name = "nic0" };
-	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
-		if (c == OPT_HELP) {
-			fputs(usage, stdout);
-			exit(0);
-		}
-		if (take_option(o, c)) {
-			fputs("ferryvm: bad option or value; see ferryvm --help\n", stderr);
+	while ((c = getopt_long(argc, argv, "h", longs, &index)) != -1) {
+		if (c == OPT_HELP || c == 'h')
+			say_and_exit(usage);
+		if (c == OPT_VERSION)
+			say_and_exit("ferryvm " VMFERRY_RELEASE "\n");
+		if (c == '?') {
+			fputs("see ferryvm --help\n", stderr); /* after getopt_long()'s own line */
 			return -EINVAL;
 		}
+		if (take_option(o, c))
+			return wrong_usage("--%s: \"%.100s\" is not %s", longs[index].name, optarg, expected(c));
 	}
-	if (!o->name || (!o->kernel && !o->incoming) || o->nr_vcpus < 1 ||
-	    o->nr_vcpus > VM_MAX_VCPUS || o->ram < (32 << 20) || o->ram % (4 << 20) || optind != argc) {
-		fputs("ferryvm: needs --name and one of --kernel, --incoming; RAM from 32M in\n"
-		      "steps of 4M; 1 to 8 vCPUs; see ferryvm --help\n", stderr);
-		return -EINVAL;
-	}
-	return 0;
+	return check(o, argc - optind, argv + optind);
 }
 
 static int make_vm(struct vm *vm)
@@ -313,6 +398,36 @@ static int open_session(struct vm *vm)
 	return vmferry_open(&cfg, &vm->ferry);
 }
 
+/* What opened the devices wrongly: the file behind the disk, or the memory of the settable device. */
+static int die_of_devices(struct vm *vm, int err)
+{
+	if (vm->opt.disk && vm->disk_fd < 0)
+		return die("cannot open the disk", vm->opt.disk, err);
+	return die("cannot make the state of device", vm->opt.device_name, err);
+}
+
+static int die_of_memory(struct vm *vm, int err)
+{
+	if (vm->opt.hugetlb)
+		return die("cannot make RAM of huge pages (see HugePages_Free in /proc/meminfo) for", vm->opt.name, err);
+	return die("cannot make RAM for", vm->opt.name, err);
+}
+
+/*
+ * Whatever is opened gets the lowest free number. If ferryvm is started with its standard files closed, a memfd of guest
+ * RAM would be number 2, and messages would go into it.
+ */
+static void open_standard_files(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
 static int wait_for_signal(void)
 {
 	sigset_t set;
@@ -342,6 +457,7 @@ int main(int argc, char **argv)
 	uint64_t entry;
 	int err;
 
+	open_standard_files();
 	if (parse(&vm.opt, argc, argv))
 		return 2;
 	block_signals();
@@ -349,11 +465,11 @@ int main(int argc, char **argv)
 	if (make_vm(&vm))
 		return 1;
 	if ((err = memory_init(&vm)))
-		return die("cannot make RAM for", vm.opt.name, err);
+		return die_of_memory(&vm, err);
 	if ((err = vcpus_create(&vm)))
 		return die("cannot make vCPUs for", vm.opt.name, err);
 	if ((err = devices_init(&vm)))
-		return die("cannot open the disk", vm.opt.disk, err);
+		return die_of_devices(&vm, err);
 	if ((err = state_init(&vm)))
 		return die("cannot learn this host's vCPU state", NULL, err);
 	if (!vm.opt.incoming && (err = boot_load(&vm)))
@@ -363,7 +479,9 @@ int main(int argc, char **argv)
 	/* Before the guest's first exit, which may already speak of dirty pages. */
 	if ((err = open_session(&vm)))
 		return die("cannot describe the VM", vm.opt.name, err);
-	if ((err = vcpus_start(&vm)) || (err = stats_start(&vm)))
+	if ((err = stats_start(&vm)))
+		return die("cannot listen at the stats socket", vm.opt.stats, err);
+	if ((err = vcpus_start(&vm)))
 		return die("cannot start threads", NULL, err);
 	if (!vm.opt.incoming)
 		vm_resume(&vm, &entry);

@@ -5,12 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "../guest/guest_stats.h"
-#include "output.h"
 #include "vm.h"
 
 static uint64_t ticks_to_us(const struct vm *vm, uint64_t ticks)
@@ -88,18 +88,9 @@ static void answer(struct vm *vm, int fd)
 static void *stats_thread(void *arg)
 {
 	struct vm *vm = arg;
-	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	snprintf(sa.sun_path, sizeof(sa.sun_path), "%s", vm->opt.stats);
-	unlink(vm->opt.stats);
-	if (sock < 0 || bind(sock, (struct sockaddr *)&sa, sizeof(sa)) || listen(sock, 8)) {
-		output_say("ferryvm: vm %s: stats socket %s: %s\n", vm->opt.name, vm->opt.stats,
-			   strerror(errno));
-		return NULL;
-	}
 	for (;;) {
-		int fd = accept4(sock, NULL, NULL, SOCK_CLOEXEC);
+		int fd = accept4(vm->stats_fd, NULL, NULL, SOCK_CLOEXEC);
 
 		if (fd < 0)
 			continue;
@@ -109,13 +100,38 @@ static void *stats_thread(void *arg)
 	return NULL;
 }
 
-/** stats_start() - serve opt.stats, if asked for */
+/* A socket that an earlier ferryvm left is replaced; any other file stays, and bind() fails. */
+static int listen_at(const char *path)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	struct stat st;
+	int sock, err;
+
+	if (strlen(path) >= sizeof(sa.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(sa.sun_path, path);
+	sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (sock < 0)
+		return -errno;
+	if (!lstat(path, &st) && S_ISSOCK(st.st_mode))
+		unlink(path);
+	if (!bind(sock, (struct sockaddr *)&sa, sizeof(sa)) && !listen(sock, 8))
+		return sock;
+	err = -errno;
+	close(sock);
+	return err;
+}
+
+/** stats_start() - serve opt.stats, if asked for; Return: 0, or a negative errno: nothing listens there */
 int stats_start(struct vm *vm)
 {
 	pthread_t thread;
 
 	if (!vm->opt.stats)
 		return 0;
+	vm->stats_fd = listen_at(vm->opt.stats);
+	if (vm->stats_fd < 0)
+		return vm->stats_fd;
 	if (pthread_create(&thread, NULL, stats_thread, vm))
 		return -EAGAIN;
 	return -pthread_detach(thread);

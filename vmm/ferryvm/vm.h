@@ -13,6 +13,7 @@
 #define VM_MAX_VCPUS 8
 #define VM_MAX_RAM 3
 #define VM_MAX_MSRS 512
+#define VM_MAX_APPEND 3700 /* bytes of --append */
 
 /** struct options - what the command line asked for; @device_state in bytes, costs in ms */
 struct options {
@@ -72,6 +73,7 @@ struct vm {
 	uint32_t msr_index[VM_MAX_MSRS];
 	unsigned int nr_msrs;
 	int disk_fd;
+	int stats_fd; /* listens at opt.stats */
 	uint8_t *device_state;
 	void *state_buf;
 	uint64_t state_len;
