@@ -7,17 +7,72 @@ decided is carried out, however often the VMM refuses or loses its connection. N
 The VMMs are stand-ins (tests/lib/standin_vmm.py): there is no guest, only the account that a VMM keeps of it.
 
 Seen to fail: with the code before it, in which "status", "list" and "resolve" knew live migrations only, a guest whose VMM
-registers as paused without an open entry was left alone, and recovery asked for RESUME and RELEASE once."""
-import os, signal, struct, subprocess, sys
+registers as paused without an open entry was left alone, and recovery asked for RESUME and RELEASE once. With
+EV_PEER_LOST raised by a channel that breaks after GO the control connection is closed, and the guest held; with stop() that
+knows no RUNNING in the grace after it, "go" stays open and the guest paused."""
+import os, signal, struct, subprocess, sys, threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from cutter import HELLO, Cutter, recv_all
-from ferry import OUT, Failed, Scene, expect, main, wait_for
+from cutter import HELLO, NAMES, Cutter, recv_all
+from ferry import OUT, Failed, Scene, ended, expect, main, stop, wait_for
 from proxies import Server
-from standin_vmm import PAUSED, RELEASED, StandinVmm
+from standin_vmm import PAUSED, RELEASED, SAVE, StandinVmm
 
 WIRE_MAGIC, RESOLVE = 0x59525245464d56, 3
 RUNNING_THERE, NEVER, LATER, UNKNOWN = 1, 2, 3, 4
 NO_LIMIT = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
+
+
+def message(name, body=b''):
+    return struct.pack('<II', NAMES.index(name), len(body)) + body
+
+
+class Liar(Cutter):
+    """A destination that says READY while most of the state is on its way; then its channels break, and RUNNING is said when
+    the test says so. Nothing of it reaches the real one."""
+
+    def __init__(self, path, to):
+        self.is_frozen, self.channels, self.near = threading.Event(), [], None
+        super().__init__(path, to)
+
+    def raw(self, a, b):
+        self.channels.append(a)
+        try:
+            while not self.is_frozen.is_set() and (data := a.recv(1 << 16)):
+                b.sendall(data)
+        except OSError:
+            pass
+
+    def messages(self, a, b):
+        try:
+            while True:
+                kind, size = struct.unpack('<II', recv_all(a, 8))
+                body = recv_all(a, size) if size else b''
+                if NAMES[kind] == 'state':
+                    self.near = a
+                    self.is_frozen.set()
+                    a.sendall(message('ready', struct.pack('<II136x', struct.unpack_from('<I', body, 8)[0], 0)))
+                elif NAMES[kind] == 'go':
+                    self.cut(*self.channels)
+                    self.has_cut.set()
+                elif not self.is_frozen.is_set():
+                    b.sendall(struct.pack('<II', kind, size) + body)
+        except OSError:
+            pass
+
+    def say_running(self):
+        self.near.sendall(message('running', bytes(24)))
+
+
+class BigState(StandinVmm):
+    """its state is larger than what is on its way in sockets"""
+
+    def carry_out(self, kind, body):
+        if kind != SAVE:
+            return super().carry_out(kind, body)
+        fd = self.files.pop()
+        os.ftruncate(fd, self.state_size)
+        os.close(fd)
+        return struct.pack('<Q', self.state_size)
 
 
 def vmferry(daemon, *args):
@@ -245,9 +300,52 @@ def a_stop_that_is_not_answered_in_time_ends_in_one_running_guest():
                 expect(not x.dst.runs(), 'two run')
 
 
+class LyingPeer:
+    """a guest whose destination is a Liar, and GO was sent to it"""
+
+    def __enter__(self):
+        s = self.scene = Scene().__enter__()
+        self.a, b = s.daemon('a'), s.daemon('b')
+        self.src = BigState(self.a.vmm, state_size=64 << 20)
+        self.dst = BigState(b.vmm, incoming=True, state_size=64 << 20)
+        self.liar = Liar(os.path.join(s.dir, 'cutter.sock'), b.listen)
+        wait_for('both to register', lambda: 'web1' in self.a.vms() and 'web1-in' in b.vms())
+        self.a.ask('migrate', vm='web1', uri=self.liar.uri, **NO_LIMIT)
+        wait_for('GO', self.liar.has_cut.is_set)
+        return self
+
+    def __exit__(self, *why):
+        self.liar.stop()
+        self.src.stop()
+        self.dst.stop()
+        self.scene.__exit__(*why)
+
+
+def a_channel_that_breaks_behind_go_is_no_loss_of_the_peer():
+    with LyingPeer() as x:
+        for _ in range(50):  # turns of the loop in which it learns of its channels
+            expect(x.a.ask('query-migrate', vm='web1')['status'] == 'device', 'what is no question any more is asked')
+        x.liar.say_running()
+        got = wait_for('the end', lambda: ended(x.a))
+        expect(got['status'] == 'completed', str(got))
+        wait_for('its VMM to let it go', lambda: x.src.state == RELEASED)
+
+
+def a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go():
+    with LyingPeer() as x:
+        stop(x.a.proc)
+        x.liar.say_running()
+        x.a.proc.send_signal(signal.SIGTERM)
+        x.a.proc.send_signal(signal.SIGCONT)
+        x.a.proc.wait(60)
+        wait_for('its VMM to let it go', lambda: x.src.state == RELEASED)
+
+
 main([a_held_guest_is_shown_and_resolved_after_a_restart,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,
       the_peer_of_a_held_guest_is_asked_after_a_restart, a_peer_that_does_not_know_is_believed_to_know_nothing,
       a_held_guest_whose_vmm_has_gone_is_let_go, a_paused_guest_of_which_nothing_is_known_is_held_for_the_operator,
       what_recovery_asks_is_asked_again, a_release_is_asked_until_it_is_done,
-      a_stop_that_is_not_answered_in_time_ends_in_one_running_guest])
+      a_stop_that_is_not_answered_in_time_ends_in_one_running_guest,
+      a_channel_that_breaks_behind_go_is_no_loss_of_the_peer,
+      a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go])
