@@ -463,6 +463,8 @@ static void stop(struct migration *m, const char *reason)
 	if (!m->is_doomed && src_guest_may_run_here(m->state)) {
 		migration_blame(m, "%s", reason);
 		migration_step(m, EV_CANCEL);
+	} else if (!m->is_doomed && m->runs_there && m->state == SRC_GO_SENT) {
+		switchover_take_running(m, &m->running); /* it waits for the end of the grace */
 	}
 	/* A guest that is stopped goes on: the request is on its way, see also recovery.c. */
 	if (!m->is_doomed) {

@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "api_client.h"
+#include "api_journal.h"
 #include "base/deadline.h"
 #include "base/error.h"
 #include "held.h"
@@ -306,6 +307,16 @@ static char *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_t 
 	return text;
 }
 
+static json_t *cmd_query_journal(struct api *a, json_t *args, char *why, size_t len)
+{
+	return api_query_journal(a->f, args, why, len);
+}
+
+static json_t *cmd_journal_forget(struct api *a, json_t *args, char *why, size_t len)
+{
+	return api_journal_forget(a->f, args, why, len);
+}
+
 static json_t *cmd_query_version(struct api *a, json_t *args, char *why, size_t len)
 {
 	(void)a;
@@ -340,6 +351,8 @@ static const struct command commands[] = {
 	{ "query-vms", .run = cmd_query_vms },
 	{ "query-blackouts", .write = cmd_query_blackouts },
 	{ "query-loop", .run = cmd_query_loop },
+	{ "query-journal", .run = cmd_query_journal },
+	{ "journal-forget", .run = cmd_journal_forget },
 	{ "query-version", .run = cmd_query_version },
 	{ "query-commands", .run = cmd_query_commands },
 	{ "resolve", .run = cmd_resolve },

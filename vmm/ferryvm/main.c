@@ -25,6 +25,7 @@ static const char usage[] =
 	"       ferryvm --name NAME --incoming [options]\n"
 	"\n"
 	"  --name NAME          VM's name, as vmferry list shows it: printable ASCII\n"
+	"                       without blanks, 63 characters at most\n"
 	"  --kernel FILE        multiboot ELF file to boot\n"
 	"  --append TEXT        its command line\n"
 	"  --incoming           start without a guest and wait for one\n"
@@ -144,6 +145,13 @@ static void vm_discard(void *arg)
 	empty_ram(arg);
 }
 
+static void vm_refused(void *arg, const char *why)
+{
+	const struct vm *vm = arg;
+
+	output_say("ferryvm: vm %s: vmferryd does not register it: %s; trying again every few seconds\n", vm->opt.name, why);
+}
+
 static const struct vmferry_ops ops = {
 	.pause = vm_pause,
 	.resume = vm_resume,
@@ -152,6 +160,7 @@ static const struct vmferry_ops ops = {
 	.set_throttle = vm_set_throttle,
 	.release = vm_release,
 	.discard = vm_discard,
+	.refused = vm_refused,
 };
 
 static int parse_size(const char *text, uint64_t *out)
@@ -303,6 +312,16 @@ static void say_and_exit(const char *text)
 	exit(1);
 }
 
+static bool is_name(const char *text, size_t longest)
+{
+	size_t len = strlen(text);
+
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= ' ' || text[i] > '~')
+			return false;
+	return len && len <= longest;
+}
+
 static int check(const struct options *o, int nr_more, char **more)
 {
 	if (nr_more)
@@ -313,6 +332,8 @@ static int check(const struct options *o, int nr_more, char **more)
 		return wrong_usage("needs --kernel for a new guest, or --incoming to wait for one");
 	if (o->kernel && o->incoming)
 		return wrong_usage("takes one of --kernel and --incoming: the guest that arrives brings its kernel");
+	if (!is_name(o->name, 63) || !is_name(o->device_name, 31) || (o->untracked && !is_name(o->untracked, 63)))
+		return wrong_usage("a name is printable ASCII without blanks, 63 characters at most, 31 that of a device");
 	return 0;
 }
 
