@@ -13,7 +13,8 @@
  *
  * At start-up both are read, the marks last, for they are never behind. What the journal lacks is written to it and
  * synced, and the marks begin anew. If the disk takes nothing, the new marks get what the journal lacks instead, and the
- * daemon starts: guests wait for it. journal_why() says what is wrong, and each sync tries again.
+ * daemon starts: guests wait for it. journal_why() says what is wrong, and each sync tries again. Marks that have become long
+ * begin anew in the same way after a sync, with the same stamp.
  *
  * What proves that GO was neither sent nor heard. An entry "begun" proves it only as long as nothing that followed it
  * can be lost. Each marks file has a stamp, 16 random bytes, and "begun" has that of the marks in which it stands. A
@@ -51,6 +52,7 @@
 #include "journal_marks.h"
 
 #define MARKS "vmferry-marks"
+#define MARKS_LONG (1 << 20) /* bytes; longer marks begin anew, some 1,300 migrations later */
 
 /** struct question - who waits for a sync; the loop's alone */
 struct question {
@@ -65,17 +67,21 @@ STAILQ_HEAD(questions, question);
  * struct run - what the loop tells the work when it begins, and what the work answers
  * @is_question: somebody waits for a sync
  * @is_compaction: the file is to be written anew
+ * @has_next_marks: all marks up to @marks_at are on the disk, and a new file is ready
  */
 struct run {
 	uint8_t id[16];
 	off_t marks_at;
-	bool is_question, is_compaction;
+	bool is_question, is_compaction, has_next_marks;
 	int err;
 };
 
 /**
  * struct journal
  * @disk: the work's while it is out
+ * @marks: the loop's
+ * @next_marks: the work's; the loop puts it in the place of @marks if nothing was noted meanwhile
+ * @old_marks: for the work to close: munmap() on the loop would wait for threads that fault guest RAM in
  * @gone: dropped entries whose lines are not on the disk yet
  * @handed, @asked: what came since the work began
  * @out: questions of the work that is out
@@ -88,8 +94,8 @@ struct journal {
 	struct work work;
 	struct run run;
 	struct journal_disk disk;
-	struct journal_marks marks;
-	uint8_t id[16], stamp[16];
+	struct journal_marks marks, next_marks, old_marks;
+	uint8_t id[16], stamp[16], boot[16];
 	struct journal_table table;
 	struct journal_order gone;
 	struct journal_jobs handed;
@@ -110,17 +116,33 @@ static int new_id(uint8_t id[16])
 
 /* ---- the work ---- */
 
+/* After a sync of all that these marks say. */
+static bool prepare_next_marks(struct journal *j)
+{
+	char text[JOURNAL_LINE_ROOM];
+	int err = journal_marks_create(&j->next_marks, j->marks.path);
+
+	if (!err)
+		err = journal_marks_write(&j->next_marks, text, journal_file_header(text, MARKS, j->stamp, j->boot));
+	return !err;
+}
+
 static void carry_out(struct work *w)
 {
 	struct journal *j = w->owner;
 	struct run *r = &j->run;
 
+	journal_marks_close(&j->old_marks);
+	journal_marks_close(&j->next_marks);
 	r->err = journal_disk_write(&j->disk, r->id);
 	if (r->is_question) {
 		fault_point("journal-sync");
 		if (!r->err)
 			r->err = journal_disk_sync(&j->disk);
-		journal_marks_make_room(&j->marks, r->marks_at);
+		if (!r->err && r->marks_at > MARKS_LONG)
+			r->has_next_marks = prepare_next_marks(j);
+		else
+			journal_marks_make_room(&j->marks, r->marks_at);
 	} else if (!r->err && r->is_compaction) {
 		journal_disk_compact(&j->disk, r->id);
 	}
@@ -156,6 +178,16 @@ static void take_synced(struct journal *j)
 	j->is_id_on_disk = !j->disk.must_rewrite && !j->disk.must_sync_folder;
 }
 
+/* If something was noted since the work began, the new file lacks it: the next sync tries again. */
+static void change_marks(struct journal *j)
+{
+	if (!j->run.has_next_marks || j->marks.at != j->run.marks_at || journal_marks_commit(&j->next_marks))
+		return;
+	j->old_marks = j->marks;
+	j->marks = j->next_marks;
+	j->next_marks = (struct journal_marks){ .fd = -1 };
+}
+
 /* Once, until it changes. */
 static void say(struct journal *j, int err)
 {
@@ -179,6 +211,7 @@ static void on_done(struct work *w)
 	int err = j->run.err;
 
 	take_synced(j);
+	change_marks(j);
 	say(j, err);
 	j->is_wasteful = !err && journal_disk_is_wasteful(&j->disk, j->table.live_bytes);
 	STAILQ_CONCAT(&j->answered, &j->out);
@@ -306,7 +339,7 @@ static int begin_marks(struct journal *j, const struct journal_config *c)
 	int err = journal_marks_create(&j->marks, c->marks_path);
 
 	if (!err)
-		err = journal_marks_write(&j->marks, text, journal_file_header(text, MARKS, j->stamp, c->boot));
+		err = journal_marks_write(&j->marks, text, journal_file_header(text, MARKS, j->stamp, j->boot));
 	for (int i = 0; i < 2; i++) {
 		const struct journal_job *job;
 
@@ -325,7 +358,8 @@ static void init(struct journal *j, const struct journal_config *c)
 {
 	j->worker = c->worker;
 	j->work = (struct work){ .run = carry_out, .done = on_done, .owner = j };
-	j->marks.fd = -1;
+	j->marks.fd = j->next_marks.fd = j->old_marks.fd = -1;
+	memcpy(j->boot, c->boot, 16);
 	TAILQ_INIT(&j->gone);
 	STAILQ_INIT(&j->handed);
 	STAILQ_INIT(&j->asked);
@@ -417,6 +451,8 @@ void journal_close(struct journal *j)
 	}
 	if (j->table.buckets)
 		journal_table_fini(&j->table);
+	journal_marks_close(&j->old_marks);
+	journal_marks_close(&j->next_marks);
 	journal_marks_close(&j->marks);
 	journal_disk_fini(&j->disk);
 	free(j);
