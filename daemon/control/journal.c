@@ -12,8 +12,9 @@
  *       system, and a blackout must not. "begun" is synced there before the vCPUs stop. journal_disk.c.
  *
  * At start-up both are read, the marks last, for they are never behind. What the journal lacks is written to it and
- * synced, and the marks begin anew. If the disk takes nothing, the new marks get what the journal lacks instead, and the
- * daemon starts: guests wait for it. journal_why() says what is wrong, and each sync tries again.
+ * synced, and the marks begin anew. If the disk takes nothing, the new marks get what the journal lacks instead, and
+ * the daemon starts: guests wait for it. journal_why() says what is wrong, and each sync tries again. Marks that have
+ * become long begin anew in the same way after a sync, with the same stamp. journal_start.c.
  *
  * What proves that GO was neither sent nor heard. An entry "begun" proves it only as long as nothing that followed it
  * can be lost. Each marks file has a stamp, 16 random bytes, and "begun" has that of the marks in which it stands. A
@@ -26,13 +27,13 @@
  * journal_drop(). The two sides of a migration are two entries, also where one daemon is both: the key is id and role.
  * No mark may contradict what an entry says: journal_may_note().
  *
- * The loop and the work share no lock. A job is in a list that either of them has: the loop hands over what has gathered
- * when it begins the work, and takes back what is on the disk when that is done. A job is a part of its entry, so a
- * decision allocates nothing. Of an entry with a job out, the loop changes only what the work does not read.
+ * The loop and the work share no lock. A job is in a list that either of them has: the loop hands over what has
+ * gathered when it begins the work, and takes back what is on the disk when that is done. A job is a part of its entry,
+ * so a decision allocates nothing. Of an entry with a job out, the loop changes only what the work does not read.
  *
  *   loop:  record(), journal_sync() -> @handed, @asked -> begin_work()
  *   work:  lines to the journal -> one sync for all questions
- *   loop:  on_done() -> synced() of each question, in order -> begin_work() for what has come meanwhile
+ *   loop:  journal_done() -> synced() of each question, in order -> begin_work() for what has come meanwhile
  */
 #include "journal.h"
 
@@ -41,86 +42,90 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/vfs.h>
-#include <linux/magic.h>
 #include <time.h>
 
 #include "base/error.h"
 #include "base/fault.h"
-#include "journal_disk.h"
-#include "journal_marks.h"
+#include "journal_private.h"
 
-#define MARKS "vmferry-marks"
-
-/** struct question - who waits for a sync; the loop's alone */
-struct question {
-	void (*synced)(void *arg, int err);
-	void *arg;
-	STAILQ_ENTRY(question) next;
-};
-
-STAILQ_HEAD(questions, question);
-
-/**
- * struct run - what the loop tells the work when it begins, and what the work answers
- * @is_question: somebody waits for a sync
- * @is_compaction: the file is to be written anew
- */
-struct run {
-	uint8_t id[16];
-	off_t marks_at;
-	bool is_question, is_compaction;
-	int err;
-};
-
-/**
- * struct journal
- * @disk: the work's while it is out
- * @gone: dropped entries whose lines are not on the disk yet
- * @handed, @asked: what came since the work began
- * @out: questions of the work that is out
- * @answered: questions that are being answered
- * @is_id_on_disk: see journal_id()
- * @is_wasteful: the file is to be compacted
- */
-struct journal {
-	struct worker *worker;
-	struct work work;
-	struct run run;
-	struct journal_disk disk;
-	struct journal_marks marks;
-	uint8_t id[16], stamp[16];
-	struct journal_table table;
-	struct journal_order gone;
-	struct journal_jobs handed;
-	struct questions asked, out, answered;
-	bool is_id_on_disk, is_wasteful;
-	char why[160];
-};
+#define MARKS_LONG (1 << 20) /* bytes; longer marks begin anew, some 1,300 migrations later */
 
 static uint64_t now_s(void)
 {
 	return (uint64_t)time(NULL);
 }
 
-static int new_id(uint8_t id[16])
+/** journal_new_id() - 16 random bytes */
+int journal_new_id(uint8_t id[16])
 {
 	return getrandom(id, 16, 0) == 16 ? 0 : -EIO;
 }
 
+/** journal_queue() - the line @line of @k goes to the end of @jobs */
+void journal_queue(struct journal_jobs *jobs, struct journal_kept *k, unsigned int line, uint64_t when_s)
+{
+	struct journal_job *job = &k->jobs[line];
+
+	job->line = line;
+	job->when_s = when_s;
+	k->nr_out++;
+	STAILQ_INSERT_TAIL(jobs, job, next);
+}
+
+/** journal_retire() - @k is no entry any more; it is freed when its lines are on the disk */
+void journal_retire(struct journal *j, struct journal_kept *k)
+{
+	journal_table_remove(&j->table, k);
+	k->is_gone = true;
+	TAILQ_INSERT_TAIL(&j->gone, k, order);
+}
+
+/** journal_write_mark() - the line @line of @k, to the marks */
+int journal_write_mark(struct journal *j, struct journal_kept *k, unsigned int line, uint64_t when_s)
+{
+	char text[JOURNAL_LINE_ROOM];
+	size_t len = journal_file_line(text, line, &k->e, when_s, line == JOURNAL_LINE_FORGOT ? k->renewed : NULL);
+	int err = journal_marks_write(&j->marks, text, len);
+
+	if (err)
+		return err;
+	if (k->is_gone || !k->e.mark)
+		k->len = len;
+	else
+		journal_table_set_len(&j->table, k, len);
+	return 0;
+}
+
 /* ---- the work ---- */
 
-static void carry_out(struct work *w)
+/* After a sync of all that these marks say. */
+static bool prepare_next_marks(struct journal *j)
+{
+	char text[JOURNAL_LINE_ROOM];
+	int err = journal_marks_create(&j->next_marks, j->marks.path);
+
+	if (!err)
+		err = journal_marks_write(&j->next_marks, text, journal_file_header(text, JOURNAL_MARKS, j->stamp, j->boot));
+	return !err;
+}
+
+/** journal_carry_out() - what the work does; nothing here is called by the loop meanwhile */
+void journal_carry_out(struct work *w)
 {
 	struct journal *j = w->owner;
 	struct run *r = &j->run;
 
+	journal_marks_close(&j->old_marks);
+	journal_marks_close(&j->next_marks);
 	r->err = journal_disk_write(&j->disk, r->id);
 	if (r->is_question) {
 		fault_point("journal-sync");
 		if (!r->err)
 			r->err = journal_disk_sync(&j->disk);
-		journal_marks_make_room(&j->marks, r->marks_at);
+		if (!r->err && r->marks_at > MARKS_LONG)
+			r->has_next_marks = prepare_next_marks(j);
+		else
+			journal_marks_make_room(&j->marks, r->marks_at);
 	} else if (!r->err && r->is_compaction) {
 		journal_disk_compact(&j->disk, r->id);
 	}
@@ -140,7 +145,8 @@ static void begin_work(struct journal *j)
 	worker_do(j->worker, &j->work);
 }
 
-static void take_synced(struct journal *j)
+/** journal_take_synced() - take back what is on the disk */
+void journal_take_synced(struct journal *j)
 {
 	struct journal_job *job;
 
@@ -156,8 +162,18 @@ static void take_synced(struct journal *j)
 	j->is_id_on_disk = !j->disk.must_rewrite && !j->disk.must_sync_folder;
 }
 
-/* Once, until it changes. */
-static void say(struct journal *j, int err)
+/* If something was noted since the work began, the new file lacks it: the next sync tries again. */
+static void change_marks(struct journal *j)
+{
+	if (!j->run.has_next_marks || j->marks.at != j->run.marks_at || journal_marks_commit(&j->next_marks))
+		return;
+	j->old_marks = j->marks;
+	j->marks = j->next_marks;
+	j->next_marks = (struct journal_marks){ .fd = -1 };
+}
+
+/** journal_say() - what became of a write to the disk: once, until it changes */
+void journal_say(struct journal *j, int err)
 {
 	char why[sizeof(j->why)] = "";
 
@@ -172,14 +188,16 @@ static void say(struct journal *j, int err)
 		notice_report("journal %s: it can be written again", j->disk.path);
 }
 
-static void on_done(struct work *w)
+/** journal_done() - the work has ended */
+void journal_done(struct work *w)
 {
 	struct journal *j = w->owner;
 	struct question *q;
 	int err = j->run.err;
 
-	take_synced(j);
-	say(j, err);
+	journal_take_synced(j);
+	change_marks(j);
+	journal_say(j, err);
 	j->is_wasteful = !err && journal_disk_is_wasteful(&j->disk, j->table.live_bytes);
 	STAILQ_CONCAT(&j->answered, &j->out);
 	/* The rest is in the list still: what an answer has ended, journal_forget() strikes out. */
@@ -190,236 +208,6 @@ static void on_done(struct work *w)
 		free(q);
 	}
 	begin_work(j);
-}
-
-/* ---- start and end ---- */
-
-/** struct marks_reading - the marks of the daemon before */
-struct marks_reading {
-	struct journal *j;
-	struct journal_reader r;
-	bool is_tmpfs;
-	int err;
-};
-
-static void queue(struct journal_jobs *jobs, struct journal_kept *k, unsigned int line, uint64_t when_s)
-{
-	struct journal_job *job = &k->jobs[line];
-
-	job->line = line;
-	job->when_s = when_s;
-	k->nr_out++;
-	STAILQ_INSERT_TAIL(jobs, job, next);
-}
-
-static void retire(struct journal *j, struct journal_kept *k)
-{
-	journal_table_remove(&j->table, k);
-	k->is_gone = true;
-	TAILQ_INSERT_TAIL(&j->gone, k, order);
-}
-
-static void drop_mark(struct journal *j, struct journal_kept *k, unsigned int line, const struct journal_entry *e)
-{
-	if (line == JOURNAL_LINE_FORGOT)
-		memcpy(j->id, e->peer_journal, 16);
-	if (!k)
-		return;
-	memcpy(k->renewed, e->peer_journal, 16);
-	retire(j, k);
-	queue(&j->disk.unwritten, k, line, e->when_s);
-}
-
-static void on_mark(void *arg, unsigned int line, const struct journal_entry *e)
-{
-	struct marks_reading *g = arg;
-	struct journal_kept *k = journal_table_find(&g->j->table, e->id, e->role);
-	enum journal_mark on_disk = k ? k->on_disk : 0;
-
-	if (line > JOURNAL_NEVER) {
-		drop_mark(g->j, k, line, e);
-		return;
-	}
-	if (!k) {
-		k = journal_kept_new(e->id, e->role);
-		if (!k) {
-			g->err = -ENOMEM;
-			return;
-		}
-		journal_table_add(&g->j->table, k);
-	}
-	k->e = *e;
-	k->e.mark = (enum journal_mark)line;
-	k->on_disk = on_disk;
-	/* The format before has no stamp. Its marks are of this boot if a tmpfs has them, and hold all that followed. */
-	if (g->r.format == JOURNAL_FILE_FIRST && g->is_tmpfs)
-		memcpy(k->e.stamp, g->j->stamp, 16);
-}
-
-static bool is_on_tmpfs(const char *path)
-{
-	struct statfs st;
-
-	return !statfs(path, &st) && st.f_type == TMPFS_MAGIC;
-}
-
-/* Reads the marks, and carries their stamp on if they are whole, and the journal that took older ones over is, too. */
-static int read_marks(struct journal *j, const struct journal_config *c)
-{
-	struct marks_reading g = { .j = j, .r = { .take = on_mark, .arg = &g }, .is_tmpfs = is_on_tmpfs(c->marks_path) };
-	struct journal_kept *k;
-	int err = journal_file_read(c->marks_path, MARKS, &g.r);
-
-	if (!err)
-		err = g.err;
-	if (err)
-		return err;
-	if (!j->disk.must_rewrite && g.r.format == JOURNAL_FILE_SECOND && !g.r.is_damaged &&
-	    !memcmp(g.r.second, c->boot, 16))
-		memcpy(j->stamp, g.r.first, 16);
-	TAILQ_FOREACH(k, &j->table.order, order)
-		if (k->e.mark != k->on_disk)
-			queue(&j->disk.unwritten, k, k->e.mark, k->e.when_s);
-	return 0;
-}
-
-static int write_mark(struct journal *j, struct journal_kept *k, unsigned int line, uint64_t when_s)
-{
-	char text[JOURNAL_LINE_ROOM];
-	size_t len = journal_file_line(text, line, &k->e, when_s, line == JOURNAL_LINE_FORGOT ? k->renewed : NULL);
-	int err = journal_marks_write(&j->marks, text, len);
-
-	if (err)
-		return err;
-	if (k->is_gone || !k->e.mark)
-		k->len = len;
-	else
-		journal_table_set_len(&j->table, k, len);
-	return 0;
-}
-
-/* What the journal could not take stands in the new marks. */
-static int begin_marks(struct journal *j, const struct journal_config *c)
-{
-	const struct journal_jobs *lists[] = { &j->disk.unsynced, &j->disk.unwritten };
-	char text[JOURNAL_LINE_ROOM];
-	int err = journal_marks_create(&j->marks, c->marks_path);
-
-	if (!err)
-		err = journal_marks_write(&j->marks, text, journal_file_header(text, MARKS, j->stamp, c->boot));
-	for (int i = 0; i < 2; i++) {
-		const struct journal_job *job;
-
-		STAILQ_FOREACH(job, lists[i], next)
-			if (!err)
-				err = write_mark(j, job->of, job->line, job->when_s);
-	}
-	if (!err)
-		err = journal_marks_commit(&j->marks);
-	if (err)
-		error_report("marks of the journal, %s: %s", c->marks_path, strerror(-err));
-	return err;
-}
-
-static void init(struct journal *j, const struct journal_config *c)
-{
-	j->worker = c->worker;
-	j->work = (struct work){ .run = carry_out, .done = on_done, .owner = j };
-	j->marks.fd = -1;
-	TAILQ_INIT(&j->gone);
-	STAILQ_INIT(&j->handed);
-	STAILQ_INIT(&j->asked);
-	STAILQ_INIT(&j->out);
-	STAILQ_INIT(&j->answered);
-}
-
-/* Return: 0, also if the disk takes nothing: @why says so then. */
-static int start(struct journal *j, const struct journal_config *c)
-{
-	int err = new_id(j->id);
-
-	if (!err)
-		err = new_id(j->stamp);
-	if (!err)
-		err = journal_disk_load(&j->disk, &j->table, j->id);
-	if (!err)
-		err = read_marks(j, c);
-	if (err)
-		return err;
-	err = journal_disk_open(&j->disk, j->id, &j->table);
-	if (!err)
-		err = journal_disk_write(&j->disk, j->id);
-	if (!err)
-		err = journal_disk_sync(&j->disk);
-	say(j, err);
-	take_synced(j);
-	return begin_marks(j, c);
-}
-
-/**
- * journal_open() - read both files, and continue them
- *
- * Context: blocks as long as the disk takes.
- * Return: 0, also if the disk is full or takes nothing for another reason, see journal_why(). -EPROTONOSUPPORT: a later
- * vmferryd wrote one of the files. Another negative errno: a file cannot be read, or the marks cannot be written.
- */
-int journal_open(const struct journal_config *c, struct journal **out)
-{
-	struct journal *j = calloc(1, sizeof(*j));
-	int err;
-
-	if (!j)
-		return -ENOMEM;
-	init(j, c);
-	err = journal_disk_init(&j->disk, c->path, c->machine);
-	if (!err)
-		err = journal_table_init(&j->table);
-	if (!err)
-		err = start(j, c);
-	if (err) {
-		journal_close(j);
-		return err;
-	}
-	*out = j;
-	return 0;
-}
-
-static void free_questions(struct questions *list)
-{
-	struct question *q;
-
-	while ((q = STAILQ_FIRST(list))) {
-		STAILQ_REMOVE_HEAD(list, next);
-		free(q);
-	}
-}
-
-/**
- * journal_close() - write what is left; questions are not answered any more; NULL is fine
- *
- * Context: after worker_drain(), also after worker_close(): what is left is written here. May block.
- */
-void journal_close(struct journal *j)
-{
-	struct journal_kept *k;
-
-	if (!j)
-		return;
-	STAILQ_CONCAT(&j->disk.unwritten, &j->handed);
-	if (!STAILQ_EMPTY(&j->disk.unwritten) && j->marks.at)
-		say(j, journal_disk_write(&j->disk, j->id));
-	free_questions(&j->asked);
-	free_questions(&j->out);
-	free_questions(&j->answered);
-	while ((k = TAILQ_FIRST(&j->gone))) {
-		TAILQ_REMOVE(&j->gone, k, order);
-		free(k);
-	}
-	if (j->table.buckets)
-		journal_table_fini(&j->table);
-	journal_marks_close(&j->marks);
-	journal_disk_fini(&j->disk);
-	free(j);
 }
 
 /** journal_why() - why nothing can be written to the disk, in words; "": it can. Valid until the loop goes on. */
@@ -447,7 +235,7 @@ void journal_id(const struct journal *j, uint8_t id[16])
 static int record(struct journal *j, struct journal_kept *k, unsigned int line)
 {
 	uint64_t when_s = now_s();
-	int err = write_mark(j, k, line, when_s);
+	int err = journal_write_mark(j, k, line, when_s);
 
 	if (err) {
 		error_report("marks of the journal in the run directory: %s; the guest is not touched by this; "
@@ -458,7 +246,7 @@ static int record(struct journal *j, struct journal_kept *k, unsigned int line)
 		k->e.mark = (enum journal_mark)line;
 		k->e.when_s = when_s;
 	}
-	queue(&j->handed, k, line, when_s);
+	journal_queue(&j->handed, k, line, when_s);
 	begin_work(j);
 	return 0;
 }
@@ -542,7 +330,7 @@ int journal_settled(struct journal *j, const uint8_t id[16], enum journal_role r
 	int err = k ? record(j, k, JOURNAL_LINE_SETTLED) : -ENOENT;
 
 	if (!err)
-		retire(j, k);
+		journal_retire(j, k);
 	return err;
 }
 
@@ -557,14 +345,14 @@ int journal_settled(struct journal *j, const uint8_t id[16], enum journal_role r
 int journal_drop(struct journal *j, const uint8_t id[16], enum journal_role role)
 {
 	struct journal_kept *k = journal_table_find(&j->table, id, role);
-	int err = k ? new_id(k->renewed) : -ENOENT;
+	int err = k ? journal_new_id(k->renewed) : -ENOENT;
 
 	if (!err)
 		err = record(j, k, JOURNAL_LINE_FORGOT);
 	if (err)
 		return err;
 	memcpy(j->id, k->renewed, 16);
-	retire(j, k);
+	journal_retire(j, k);
 	return 0;
 }
 

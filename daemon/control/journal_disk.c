@@ -10,13 +10,13 @@
  *   journal_disk_sync()   @unsynced -> @synced; if the sync fails, back to @unwritten
  *
  * A sync that fails is not repeated: the kernel may have dropped the pages and say that all is well the next time. The
- * lines since the last good sync are written once more, behind what is there and behind a line's end of their own. A line
- * twice says the same.
+ * lines since the last good sync are written once more, behind what is there and behind a line's end of their own. A
+ * line twice says the same.
  *
- * A file is written anew beside the old one: lines, fsync(), rename(), fsync() of the folder. Without the last one a loss
- * of power may bring the old file back, without what was appended and synced since. So no sync succeeds before it. What is
- * written anew is read from the file, never from the loop's table: the file alone tells all, and the loop may change
- * its table at any time. At start-up there is no such thread, and the table that was just read is used.
+ * A file is written anew beside the old one: lines, fsync(), rename(), fsync() of the folder. Without the last one a
+ * loss of power may bring the old file back, without what was appended and synced since. So no sync succeeds before it.
+ * What is written anew is read from the file, never from the loop's table: the file alone tells all, and the loop may
+ * change its table at any time. At start-up the loop does not run yet, and the table that was just read is used.
  *
  * A disk that is full changes nothing of what is there. Each later write tries again all that is still to be done.
  */

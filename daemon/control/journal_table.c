@@ -38,14 +38,20 @@ void journal_table_fini(struct journal_table *t)
 	t->buckets = NULL;
 }
 
+/* Each bit of @h changes each bit of the result with even odds. */
+static uint64_t mix(uint64_t h)
+{
+	h = (h ^ h >> 33) * 0xff51afd7ed558ccdULL;
+	h = (h ^ h >> 33) * 0xc4ceb9fe1a85ec53ULL;
+	return h ^ h >> 33;
+}
+
 static struct journal_kept **bucket_of(const struct journal_table *t, const uint8_t id[16])
 {
-	uint64_t half[2], h;
+	uint64_t half[2];
 
 	memcpy(half, id, 16);
-	h = (half[0] ^ t->key) * 0x9e3779b97f4a7c15ULL;
-	h = (h ^ h >> 32 ^ half[1]) * (t->key | 1);
-	return &t->buckets[(h ^ h >> 29) & (t->nr_buckets - 1)];
+	return &t->buckets[mix(mix(half[0] ^ t->key) ^ half[1]) & (t->nr_buckets - 1)];
 }
 
 /** journal_table_find() - NULL: no such entry */

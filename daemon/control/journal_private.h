@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef CONTROL_JOURNAL_PRIVATE_H
+#define CONTROL_JOURNAL_PRIVATE_H
+/* What journal.c and journal_start.c share. */
+#include "journal_disk.h"
+#include "journal_marks.h"
+
+#define JOURNAL_MARKS "vmferry-marks"
+
+/** struct question - who waits for a sync; the loop's alone */
+struct question {
+	void (*synced)(void *arg, int err);
+	void *arg;
+	STAILQ_ENTRY(question) next;
+};
+
+STAILQ_HEAD(questions, question);
+
+/**
+ * struct run - what the loop tells the work when it begins, and what the work answers
+ * @is_question: somebody waits for a sync
+ * @is_compaction: the file is to be written anew
+ * @has_next_marks: all marks up to @marks_at are on the disk, and a new file is ready
+ */
+struct run {
+	uint8_t id[16];
+	off_t marks_at;
+	bool is_question, is_compaction, has_next_marks;
+	int err;
+};
+
+/**
+ * struct journal
+ * @disk: the work's while it is out
+ * @marks: the loop's
+ * @next_marks: the work's; the loop puts it in the place of @marks if nothing was noted meanwhile
+ * @old_marks: for the work to close: munmap() on the loop would wait for threads that fault guest RAM in
+ * @gone: dropped entries whose lines are not on the disk yet
+ * @handed, @asked: what came since the work began
+ * @out: questions of the work that is out
+ * @answered: questions that are being answered
+ * @is_id_on_disk: see journal_id()
+ * @is_wasteful: the file is to be compacted
+ */
+struct journal {
+	struct worker *worker;
+	struct work work;
+	struct run run;
+	struct journal_disk disk;
+	struct journal_marks marks, next_marks, old_marks;
+	uint8_t id[16], stamp[16], boot[16];
+	struct journal_table table;
+	struct journal_order gone;
+	struct journal_jobs handed;
+	struct questions asked, out, answered;
+	bool is_id_on_disk, is_wasteful;
+	char why[160];
+};
+
+int journal_new_id(uint8_t id[16]);
+void journal_queue(struct journal_jobs *jobs, struct journal_kept *k, unsigned int line, uint64_t when_s);
+void journal_retire(struct journal *j, struct journal_kept *k);
+int journal_write_mark(struct journal *j, struct journal_kept *k, unsigned int line, uint64_t when_s);
+void journal_carry_out(struct work *w);
+void journal_done(struct work *w);
+void journal_take_synced(struct journal *j);
+void journal_say(struct journal *j, int err);
+
+#endif
