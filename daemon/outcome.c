@@ -160,11 +160,21 @@ enum wire_settled outcome_settle(struct ferry *f, const uint8_t id[16], enum wir
 	return answer;
 }
 
+/* Is it @vm whose guest is not where it belongs yet, by migration @id? A VMM of version 1 names no id. */
+static bool has_open_vm(struct ferry *f, const struct vm *vm, const uint8_t id[16])
+{
+	const struct journal_entry *e = journal_find(f->journal, id, JOURNAL_SOURCE);
+
+	if (vm->last.role)
+		return vm->run_state != VMFERRY_RUN_RUNNING && !memcmp(vm->last.id, id, sizeof(vm->last.id));
+	return vm->run_state == VMFERRY_RUN_PAUSED && e && !strcmp(vm->name, e->vm);
+}
+
 /* Why the entries of @id are still needed, in @why; NULL: they are not */
 static const char *is_needed(struct ferry *f, const uint8_t id[16], char *why, size_t len)
 {
 	for (const struct vm *vm = f->vms.first; vm; vm = vm->next) {
-		if (!vm->last.role || memcmp(vm->last.id, id, sizeof(vm->last.id)) || vm->run_state == VMFERRY_RUN_RUNNING)
+		if (!has_open_vm(f, vm, id))
 			continue;
 		snprintf(why, len, "the guest of vm %s is %s here, and this entry says what becomes of it; see \"vmferry "
 			 "status %s\"", vm->name, vm_state_name(vm), vm->name);

@@ -14,9 +14,9 @@
  * The journal is looked through when the daemon starts, when settle_soon() says that an outcome was noted, and once a
  * minute: an outcome that there was no memory for, or that nobody told of, is found then.
  *
- * An entry "done" is more than an outcome: it says what a VMM is told that registers again with its guest paused, namely to
- * release it. It is not settled while such a VMM is here, nor within RELEASE_S after it was noted, unless settle_soon() says
- * that the VMM has released the guest.
+ * An entry "done" is more than an outcome: a VMM that registers again with its guest paused is told to release it. The
+ * entry is not settled while such a VMM is here, nor within RELEASE_S after it was noted, unless settle_soon() says that
+ * the VMM has released the guest.
  *
  * One connection a peer at a time, MAX_OUT at once: hosts that are gone must not keep others waiting, and one that
  * returns is not flooded.

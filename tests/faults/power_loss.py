@@ -11,9 +11,9 @@ its operator never hears of it; without journal_refuses() a full journal lets gu
 import os, signal, socket, struct, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter, recv_all
-from ferry import OUT, Scene, ended, expect, main, migrate, stop, wait_for
+from ferry import OUT, Failed, Scene, ended, expect, main, migrate, stop, wait_for
 from proxies import Etc
-from standin_vmm import INCOMING, PAUSED, RELEASED, StandinVmm
+from standin_vmm import DESTINATION, INCOMING, PAUSED, RELEASED, StandinVmm
 
 GUEST = 'v0=seq:60:8'
 FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
@@ -138,6 +138,7 @@ def a_go_that_cannot_be_written_is_refused():
 def a_destination_that_lost_power_promises_nothing():
     """its disk has "begun", and what followed is lost: the guest may have run, and its disk has moved on"""
     with LostRunning() as x:
+        expect(x.dst.last == (x.id, DESTINATION), f'its VMM was told of {x.dst.last}')
         x.dst.die()
         x.b.kill()
         os.unlink(x.b.dir + '/journal-marks')
@@ -240,6 +241,12 @@ def a_journal_full_of_what_nobody_acknowledges_lets_no_guest_in():
         listed = subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', b.control, 'journal', '--json'],
                                 stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
         expect(len(listed) == 4096 and '"vm":"vm4096"' in listed[-1], f'{len(listed)} lines')
+        for bad in ({'after': 'vm7'}, {'after': f'{7:032x}', 'after-role': 'peer'}):
+            try:
+                b.ask('query-journal', **bad)
+                raise AssertionError(f'it takes {bad}')
+            except Failed as e:
+                expect('after' in str(e), str(e))
         expect(forget(b, f'{7:032x}').returncode == 0, 'not forgotten')
         got = migrate(a, b)
         expect(got['status'] == 'completed', f"with room: {got.get('error-desc')}")

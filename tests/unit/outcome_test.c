@@ -343,6 +343,17 @@ static void the_operator_forgets_what_nobody_needs(void **state)
 	assert_non_null(strstr(why, "web1"));
 	assert_int_equal(done, NOTHING);
 
+	begin(JOURNAL_GO, false);
+	entry.role = JOURNAL_SOURCE;
+	add_vm(1, NULL, VMFERRY_RUN_PAUSED);
+	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -EBUSY);
+	assert_int_equal(done, NOTHING);
+
+	begin(JOURNAL_GO, false);
+	entry.role = JOURNAL_SOURCE;
+	add_vm(1, NULL, VMFERRY_RUN_RUNNING);
+	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), 0);
+
 	begin(JOURNAL_DONE, false);
 	marks_are_full = true;
 	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -ENOSPC);
