@@ -7,13 +7,12 @@ left to guess, no guest stays stopped, and none is held.
 Seen to fail: with DEV_PEER_LOST for a channel in DST_READY the destination discards without a word, and the source
 waits with a stopped guest until the connection closes 5 s later; with EV_PEER_LOST for a channel in SRC_GO_SENT the
 source closes the control connection and holds the guest, though RUNNING is on its way."""
-import os, sys, threading, time
+import os, struct, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
-from ferry import SLOW, Failed, Scene, ended, expect, main, wait_for
+from ferry import SLOW, Scene, ended, expect, main, wait_for
 from standin_peer import RUNNING, StandinDestination, StandinSource, resolve
-from standin_vmm import RUNNING as VMM_RUNNING, SAVE, STATE, StandinVmm
-import struct
+from standin_vmm import SAVE, STATE, StandinVmm
 
 FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
 BIG_STATE = 24 << 20  # more than the sockets' buffers take
