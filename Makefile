@@ -12,7 +12,8 @@
 #: make check-debug-kernel  all of that under KASAN, lockdep, kmemleak and UBSAN, with faults injected; builds a kernel
 #: make check-model         the switchover's protocol, every order of events, by spin: 33 million states
 #: make check-tsan          whole systems under TSan
-#: make check-kills         ROUNDS (500) of SIGKILL and SIGSTOP of the four processes at random moments, from SEED
+#: make check-kills         ROUNDS (500) of SIGKILL and SIGSTOP of the four processes at random moments, and PROCESS_WALKS
+#:                          (300) of daemons between stand-in VMMs; seeds are printed
 #: make check-versions      this commit's daemon and that of the last landed one, both ways; needs the history
 #: make check-teardowns     1,000 VMs that end in every order under load, on KERNEL
 #: make check-linux-guest   the module, attached to a Linux guest under stock QEMU
@@ -118,12 +119,13 @@ check-migrations: deps
 check-tsan: deps
 	tests/run tsan-whole
 
-# A round that failed is repeated alone: make check-kills FIRST=N ROUNDS=1.
+# What failed is repeated alone as its last line says.
 ROUNDS ?= 500
+PROCESS_WALKS ?= 300
 FIRST ?= 0
 SEED ?= 4747
 check-kills: deps
-	VMFERRY_ROUNDS=$(ROUNDS) VMFERRY_FIRST=$(FIRST) VMFERRY_SEED=$(SEED) tests/run kills
+	VMFERRY_ROUNDS=$(ROUNDS) VMFERRY_WALKS=$(PROCESS_WALKS) VMFERRY_FIRST=$(FIRST) VMFERRY_SEED=$(SEED) tests/run kills
 
 check-versions: deps
 	tests/run versions
