@@ -74,6 +74,7 @@ void account_learned(struct migration *m)
 	m->predictor = m->lesson;
 	m->is_stale = m->learned_age_s > STALE_S;
 	m->probe_slot = m->new_slot;
+	blackout_say_watched(m->f->blackouts, m->probe_slot, m->vm->peer_pid);
 }
 
 /** account_stopping() - PAUSE is being asked: a new try */

@@ -6,7 +6,7 @@
  *
  *   PREPARE -> journal says "begun" -> it is on the disk -> PREPARED
  *   final marks of all channels and WIRE_STATE, of one try -> LOAD -> READY
- *   GO -> journal says "go" -> RUN -> the VMM confirms: journal says "done"
+ *   GO -> journal says "go", else GO is refused -> RUN -> the VMM confirms: journal says "done"
  *      -> the probe has seen the guest enter, or was waited for long enough -> RUNNING
  *
  * PREPARED is a promise to know of the switchover after a loss of power, too: it waits for the
@@ -175,12 +175,29 @@ static void on_ran(void *arg, int status, const void *body, uint32_t len)
 	incoming_step(in, DEV_RAN);
 }
 
-/** arrival_run_guest() - DACT_RUN */
+/**
+ * arrival_take_go() - WIRE_GO: the guest is ours from here on, if the journal can take that
+ *
+ * "go" is written before RUN is asked: a daemon that restarts must know that the guest may run here. A GO that
+ * cannot be written is refused: a later question would be answered NEVER, while the guest runs here. The source is
+ * told so and runs its guest on.
+ */
+void arrival_take_go(struct incoming *in)
+{
+	int err = in->state != DST_READY ? 0 :
+		  journal_note(in->f->journal, in->id, JOURNAL_DESTINATION, JOURNAL_GO);
+
+	if (err) {
+		incoming_blame(in, "cannot start the guest: its journal cannot take GO: %s", strerror(-err));
+		incoming_step(in, DEV_VMM_LOST);
+		return;
+	}
+	incoming_step(in, DEV_GO);
+}
+
+/** arrival_run_guest() - DACT_RUN; arrival_take_go() has written "go" */
 void arrival_run_guest(struct incoming *in)
 {
-	/* Before RUN leaves: a daemon that restarts must know that the guest is ours. */
-	if (journal_note(in->f->journal, in->id, JOURNAL_DESTINATION, JOURNAL_GO))
-		error_report("vm %s: going on without a journal: GO was heard, the guest is ours", in->name);
 	vm_ask(in->vm, VM_RUN, NULL, 0, -1, on_ran, in);
 }
 

@@ -30,6 +30,7 @@
 #include "base/error.h"
 #include "base/fault.h"
 #include "migration_private.h"
+#include "settle.h"
 
 static void report_end(struct migration *m)
 {
@@ -140,8 +141,9 @@ void closing_begin(struct migration *m)
 		forget_answers(m, m->vm_back);
 	account_end(m);
 	journal_forget(m->f->journal, m);
-	if (m->state == SRC_FAILED && !m->may_be_stopped && journal_find(m->f->journal, m->id, JOURNAL_SOURCE))
-		journal_note(m->f->journal, m->id, JOURNAL_SOURCE, JOURNAL_NEVER);
+	if (m->state == SRC_FAILED && !m->may_be_stopped && journal_find(m->f->journal, m->id, JOURNAL_SOURCE) &&
+	    !journal_note(m->f->journal, m->id, JOURNAL_SOURCE, JOURNAL_NEVER))
+		settle_soon(m->f, m->id);
 	if (m->state == SRC_FAILED)
 		migration_set_status(m, MIGRATION_CANCELLING);
 	peer_close(m->peer);

@@ -82,6 +82,7 @@ struct attempt {
 	int control;
 	int channels[CHANNEL_MAX];
 	struct wire_plan_ok plan_ok;
+	uint32_t version;
 	struct wire_welcome welcome;
 
 	struct wire_region regions[];
@@ -168,6 +169,7 @@ static int connect_all(struct attempt *a)
 	if (err)
 		return err;
 	a->control = found.sock;
+	a->version = found.version;
 	a->welcome = found.welcome;
 	strcpy(a->peer, found.at.uri);
 	if (a->hello.role != WIRE_CONTROL)
@@ -259,6 +261,7 @@ static void on_ended(struct loop_source *s, uint32_t events)
 	if (a->peer[0])
 		memcpy(c->peer, a->peer, sizeof(c->peer));
 	c->plan_ok = a->plan_ok;
+	c->version = a->version;
 	c->welcome = a->welcome;
 	c->control = take_fd(&a->control);
 	for (unsigned int i = 0; i < CHANNEL_MAX; i++)

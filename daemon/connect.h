@@ -23,6 +23,11 @@ struct attempt;
  *	connector_start()
  * @peer: the address that answered, without a name that has to be looked up; @uri until then
  * @control, @channels: the sockets; the owner takes them, or connector_fini() closes them
+ * @version: of the wire, that both speak
+ * @welcome: of the control connection, with the id of the peer's journal: what journal_begin() and a later
+ *	WIRE_RESOLVE name. Of version 2 that id is zeros
+ *
+ * @plan_ok, @version and @welcome are there only without @error.
  *
  * All fields belong to the loop's thread: the attempt's thread has copies.
  */
@@ -41,6 +46,7 @@ struct connector {
 	int control;
 	int channels[CHANNEL_MAX];
 	struct wire_plan_ok plan_ok;
+	uint32_t version;
 	struct wire_welcome welcome;
 
 	struct loop *loop;

@@ -26,7 +26,7 @@
 #include "base/limited.h"
 #include "base/urgent.h"
 #include "migration.h"
-#include "peer/peer.h"
+#include "settle.h"
 
 #define DRAIN_NS (10 * NS_PER_S) /* for the works that are out when the daemon ends */
 
@@ -63,12 +63,17 @@ static int make_dir(const char *path, mode_t mode)
 static int open_journal(struct ferry *f, const struct ferry_config *c)
 {
 	char path[300], marks[300];
+	struct journal_config config = { .loop = f->loop, .worker = f->worker, .path = path, .marks_path = marks };
 	int err;
 
 	snprintf(path, sizeof(path), "%s/journal", c->state_dir);
 	snprintf(marks, sizeof(marks), "%s/journal-marks", c->run_dir);
-	err = journal_open(f->loop, path, marks, &f->journal);
-	if (err)
+	memcpy(config.boot, c->boot, sizeof(config.boot));
+	memcpy(config.machine, c->machine, sizeof(config.machine));
+	err = journal_open(&config, &f->journal);
+	if (err == -EPROTONOSUPPORT)
+		error_report("journal %s or %s: a later vmferryd wrote it; start that one, or move the file away", path, marks);
+	else if (err)
 		error_report("journal %s: %s; without it no guest is moved", path, strerror(-err));
 	return err;
 }
@@ -95,6 +100,7 @@ static void init_vms(struct ferry *f, enum tracker_mode tracker)
 	f->vms.worker = f->worker;
 	f->vms.limited = f->limited;
 	f->vms.tracker = tracker;
+	f->vms.refuses = recovery_refuses;
 	f->vms.registered = recovery_registered;
 	f->vms.owner = f;
 }
@@ -111,6 +117,7 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 	int err = make_dir(c->run_dir, 0700);
 
 	f->emit = emit_nothing;
+	f->started_ns = now_ns();
 	if (!err)
 		err = make_dir(c->state_dir, 0700);
 	if (err)
@@ -118,7 +125,7 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 	f->loop = loop_new();
 	if (!f->loop)
 		return -ENOMEM;
-	peer_host_id(f->host);
+	memcpy(f->host, c->boot, sizeof(f->host));
 	err = limited_open(f->loop, &f->limited);
 	if (!err)
 		err = worker_open(f->loop, &f->worker);
@@ -131,6 +138,8 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 		err = greeter_listen(f, c->listen);
 	if (!err)
 		err = vm_socket_listen(&f->vms, c->vmm_socket);
+	if (!err)
+		err = settle_start(f);
 	return err;
 }
 
@@ -147,6 +156,7 @@ void ferry_stop(struct ferry *f, const char *why)
 	greeter_stop(f);
 	snprintf(text, sizeof(text), "the daemon there %s", why);
 	incoming_stop(f, text);
+	settle_stop(f);
 }
 
 /**

@@ -15,6 +15,8 @@
  * @worker: does what may block, see base/worker.h
  * @limited: what is said of what others can provoke, see base/limited.h
  * @greeters: the peers' address; from greeter_listen() to greeter_stop()
+ * @settler: tells peers the outcomes of migrations; from settle_start() to settle_stop()
+ * @started_ns: when ferry_open() began
  * @emit: tells operators of an event of @vm; @detail may be NULL
  *
  * A process may have several. They share what is the process's: the log, the count of abandoned look-ups
@@ -34,6 +36,8 @@ struct ferry {
 	uint8_t host[16];
 	struct migration *outgoing;
 	struct incoming *incoming;
+	struct settler *settler;
+	uint64_t started_ns;
 	void (*emit)(struct ferry *f, const char *vm, const char *event, const char *detail);
 	void *api;
 };
@@ -43,6 +47,9 @@ struct ferry {
  * @listen: the peers' address, see peer/address.h
  * @run_dir: on a tmpfs; @state_dir: on a disk; both are made if they are not there
  *
+ * @boot: id of the host's boot: peers with the same one share a clock; another one: the tmpfs began empty
+ * @machine: id of the host, over boots
+ *
  * The strings are the caller's; ferry_open() copies what it needs for longer.
  */
 struct ferry_config {
@@ -51,6 +58,7 @@ struct ferry_config {
 	const char *state_dir;
 	const char *vmm_socket;
 	enum tracker_mode tracker;
+	uint8_t boot[16], machine[16];
 };
 
 int ferry_open(struct ferry *f, const struct ferry_config *c);

@@ -5,6 +5,7 @@
  *   connection -> hello within 5 s -> control: a new incoming
  *                                  -> channel k: joins the incoming of its id
  *                                  -> resolve: answered from journal and state
+ *                                  -> settle: what the source knows of the outcome, compared with the journal
  *
  * Whoever connects costs a bounded amount until it has said hello: 5 s, one struct greeter of
  * at most MAX_GREETERS, and of the log what limited.c leaves it. One more than that ends the
@@ -23,6 +24,7 @@
 #include "base/error.h"
 #include "base/limited.h"
 #include "incoming.h"
+#include "outcome.h"
 #include "peer/address.h"
 
 #define MAX_GREETERS 256
@@ -81,9 +83,10 @@ static void refused(const struct greeter *g, const char *why)
 
 static void welcome(struct greeter *g, int status, const char *text)
 {
-	struct wire_welcome w = { .magic = WIRE_MAGIC, .version = WIRE_VERSION, .status = status };
+	struct wire_welcome w = { .magic = WIRE_MAGIC, .version = WIRE_OLDEST, .newest = WIRE_VERSION, .status = status };
 
 	memcpy(w.host, g->f->host, 16);
+	journal_id(g->f->journal, w.journal);
 	snprintf(w.text, sizeof(w.text), "%s", text);
 	if (send(g->source.fd, &w, sizeof(w), MSG_NOSIGNAL | MSG_DONTWAIT) != sizeof(w))
 		refused(g, "it hung up during the greeting");
@@ -123,17 +126,45 @@ static void join_channel(struct greeter *g)
 		free_greeter(g);
 }
 
+static void refuse_version(struct greeter *g)
+{
+	const struct wire_hello *h = &g->hello;
+	char text[WIRE_WELCOME_TEXT_LEN], theirs[40], needed[40];
+
+	snprintf(text, sizeof(text), "this vmferryd needs %s of the wire, yours speaks %s; update %s",
+		 wire_version_words(wire_oldest_for(h->role), WIRE_VERSION, needed),
+		 wire_version_words(h->version, h->newest, theirs),
+		 wire_is_older(h->role, h->version, h->newest) ? "yours" : "this one");
+	welcome(g, -EPROTONOSUPPORT, text);
+}
+
+static void resolve(struct greeter *g, uint32_t version)
+{
+	enum wire_resolved answer = outcome_resolve(g->f, g->hello.id, g->hello.journal);
+
+	/* A version 2 source takes whatever else it does not know for "ask again", too; this says so. */
+	welcome(g, answer == WIRE_RESOLVED_UNKNOWN && version < 3 ? WIRE_RESOLVED_LATER : answer, "");
+}
+
+static void settle(struct greeter *g)
+{
+	uint32_t o = g->hello.outcome;
+
+	if (o == WIRE_OUTCOME_THERE || o == WIRE_OUTCOME_HERE)
+		welcome(g, outcome_settle(g->f, g->hello.id, o), "");
+	else
+		welcome(g, -EINVAL, "bad outcome in hello");
+}
+
 static void greet(struct greeter *g)
 {
 	const struct wire_hello *h = &g->hello;
-	char text[WIRE_TEXT_LEN];
+	uint32_t version = wire_common(h->version, h->newest);
 
 	if (h->magic != WIRE_MAGIC) {
 		welcome(g, -EPROTO, "this is a vmferryd; it does not understand what you say");
-	} else if (h->version != WIRE_VERSION) {
-		snprintf(text, sizeof(text), "this vmferryd speaks version %d of the wire, you %u; update one",
-			 WIRE_VERSION, h->version);
-		welcome(g, -EPROTONOSUPPORT, text);
+	} else if (!version || (h->role <= WIRE_SETTLE && version < wire_oldest_for(h->role))) {
+		refuse_version(g);
 	} else if (h->role == WIRE_CONTROL && !incoming_find(g->f, h->id)) {
 		begin_incoming(g);
 		return;
@@ -141,7 +172,9 @@ static void greet(struct greeter *g)
 		join_channel(g);
 		return;
 	} else if (h->role == WIRE_RESOLVE) {
-		welcome(g, incoming_resolve(g->f, h->id), "");
+		resolve(g, version);
+	} else if (h->role == WIRE_SETTLE) {
+		settle(g);
 	} else if (h->role == WIRE_CONTROL) {
 		welcome(g, -EALREADY, "this migration has its control connection here already");
 	} else {

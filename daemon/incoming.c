@@ -24,9 +24,9 @@
  *   loss of the peer  up to RECEIVING an event of the machine; later the connection is only forgotten
  *   loss of the VMM   up to RECEIVING an event of the machine; later it is not this migration's any more
  *   a channel         in RECEIVING
- *   WIRE_RESOLVE      up to RECEIVING it ends what has no GO; the journal answers
+ *   WIRE_RESOLVE      up to RECEIVING it ends what has no GO; then outcome.c answers
  *
- * Only DACT_RUN starts a guest, and it writes "go" to the journal first. A migration that
+ * Only DACT_RUN starts a guest, and "go" is in the journal before. A migration that
  * ends before that writes "never" first, tells the source, and discards once no thread writes to the
  * VM's RAM any more: a source that asks later gets a promise that holds. The VM is busy until its VMM
  * has discarded.
@@ -46,6 +46,7 @@
 
 #include "base/fault.h"
 #include "base/limited.h"
+#include "base/text.h"
 #include "incoming_private.h"
 #include "pages/warm.h"
 
@@ -62,6 +63,7 @@ void incoming_blame(struct incoming *in, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(in->error, sizeof(in->error), fmt, ap);
 	va_end(ap);
+	text_make_printable(in->error, strlen(in->error)); /* the source's words, or cut within a character */
 }
 
 static bool is_over(const struct incoming *in)
@@ -352,7 +354,7 @@ static void on_received(void *owner)
 		else
 			incoming_blame(in, "channel %u: %s", i, err == -EBADMSG ? "sent garbage" :
 			      err == -ECONNRESET ? "closed by the source" : strerror(-err));
-		incoming_step(in, err == -ECONNRESET ? DEV_PEER_LOST : DEV_VMM_LOST);
+		incoming_step(in, err == -ECONNRESET ? DEV_CHANNEL_LOST : DEV_VMM_LOST);
 		return;
 	}
 	look_for_placed(in);
@@ -374,6 +376,43 @@ void incoming_watch_vm(struct incoming *in)
 	in->watcher = (struct vm_watcher){ on_vm_lost, in };
 	in->vm->watcher = &in->watcher;
 	in->vm->is_busy = true;
+}
+
+/** incoming_is_of_own_source() - this daemon is the source of @in, too */
+bool incoming_is_of_own_source(const struct incoming *in)
+{
+	const struct migration *m = migration_find(in->f, in->name);
+
+	return m && migration_has_id(m, in->id);
+}
+
+/**
+ * incoming_refuses() - may @vm, which is about to register, be here beside the guests that arrive?
+ * @text: room for words
+ *
+ * A guest that runs here, or is held, refuses the one of its name that arrives, as a plan would be refused. From GO
+ * on the arriving guest is this host's, and @vm is the one too many.
+ *
+ * Return: NULL: it may; else why not
+ */
+const char *incoming_refuses(struct ferry *f, struct vm *vm, char *text, size_t len)
+{
+	if (vm->run_state != VMFERRY_RUN_RUNNING && vm->run_state != VMFERRY_RUN_PAUSED)
+		return NULL;
+	for (struct incoming *in = f->incoming; in; in = in->next) {
+		if (!in->vm || strcmp(in->name, vm->name) || incoming_is_of_own_source(in))
+			continue;
+		if (!is_over(in) && in->state < DST_STARTING) {
+			incoming_blame(in, "VM %s has registered there meanwhile, %s (pid %d): the guest would be there "
+				       "twice; stop that one, or give one of them another name", vm->name,
+				       vm_state_name(vm), vm->pid);
+			incoming_step(in, DEV_VMM_LOST);
+		} else if (!is_over(in) || in->phase == IN_GRACE) {
+			snprintf(text, len, "a guest named %s has just arrived here and is being started", vm->name);
+			return text;
+		}
+	}
+	return NULL;
 }
 
 static void take_ping(struct incoming *in, const void *body, uint32_t len)
@@ -430,7 +469,7 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 	} else if (type == WIRE_STATE) {
 		arrival_take_state(in, body, len);
 	} else if (type == WIRE_GO) {
-		incoming_step(in, DEV_GO);
+		arrival_take_go(in);
 	} else if (type == WIRE_ABORT) {
 		arrival_take_abort(in, body, len);
 	} else if (type == WIRE_PING) {
@@ -539,34 +578,26 @@ void incoming_take_channel(struct incoming *in, uint32_t k, int sock)
 	}
 }
 
-static enum wire_resolved promise_never(struct ferry *f, const uint8_t id[16])
+/** incoming_is_live() - migration @id has a session here that may still start the guest */
+bool incoming_is_live(struct ferry *f, const uint8_t id[16])
 {
-	return journal_note(f->journal, id, JOURNAL_DESTINATION, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER :
-										  WIRE_RESOLVED_NEVER;
+	const struct incoming *in = incoming_find(f, id);
+
+	return in && !is_over(in);
 }
 
 /**
- * incoming_resolve() - a source that sent GO and heard nothing asks: does it run here?
+ * incoming_give_up() - the source of migration @id asks what became of it: it ends here, unless GO was heard
  *
- * "never" is a promise: it is written first. GO is sent only to a daemon that has "begun" on its disk, so
- * of a migration without an entry nothing is known: it may have run here long ago. Nothing is written of it
- * either: anybody may ask.
+ * Return: true: GO was heard, and whether the guest has started is not known yet
  */
-enum wire_resolved incoming_resolve(struct ferry *f, const uint8_t id[16])
+bool incoming_give_up(struct ferry *f, const uint8_t id[16])
 {
 	struct incoming *in = incoming_find(f, id);
-	const struct journal_entry *e;
 
 	if (in && !is_over(in) && in->state < DST_STARTING)
 		incoming_step(in, DEV_PEER_LOST);
-	e = journal_find(f->journal, id, JOURNAL_DESTINATION);
-	if (in && in->vm && !e)
-		return promise_never(f, id);
-	if (!e || e->mark == JOURNAL_GO)
-		return WIRE_RESOLVED_LATER;
-	if (e->mark == JOURNAL_DONE)
-		return WIRE_RESOLVED_RUNNING;
-	return promise_never(f, id);
+	return incoming_is_live(f, id);
 }
 
 /* The daemon ends: nothing lingers. What is out is waited for by worker_drain(), and frees it. */

@@ -67,6 +67,7 @@ void incoming_close_room(struct incoming *in);
 void incoming_be_urgent(struct incoming *in);
 void __attribute__((format(printf, 2, 3))) incoming_blame(struct incoming *in, const char *fmt, ...);
 void incoming_watch_vm(struct incoming *in);
+bool incoming_is_of_own_source(const struct incoming *in);
 
 /* plan.c */
 void plan_take(struct incoming *in, const void *body, uint32_t len);
@@ -79,6 +80,7 @@ void arrival_look_for_received(struct incoming *in);
 void arrival_load(struct incoming *in);
 void arrival_tell_ready(struct incoming *in);
 void arrival_take_abort(struct incoming *in, const void *body, uint32_t len);
+void arrival_take_go(struct incoming *in);
 void arrival_run_guest(struct incoming *in);
 void arrival_started(struct incoming *in);
 void arrival_tell_running(struct incoming *in);

@@ -12,12 +12,14 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <systemd/sd-daemon.h>
+#include <systemd/sd-id128.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "control/api.h"
 #include "ferry.h"
 #include "options.h"
+#include "peer/peer.h"
 
 #define HEAP_BYTES (4 << 20) /* the loop uses less than a half of it */
 #define MOST_FDS 16384 /* for which the table has room from the beginning: 128 KiB */
@@ -127,6 +129,15 @@ static int make_room(void)
 	return make_heap();
 }
 
+/* Zeros where it has none: then a copied disk image is not told from its original. */
+static void get_machine(uint8_t machine[16])
+{
+	sd_id128_t id = { 0 };
+
+	sd_id128_get_machine(&id);
+	memcpy(machine, id.bytes, 16);
+}
+
 static int start(struct ferry *f, const struct options *o, struct loop_source *signals)
 {
 	struct ferry_config config = { .listen = o->listen,
@@ -136,6 +147,8 @@ static int start(struct ferry *f, const struct options *o, struct loop_source *s
 				       .tracker = o->tracker_mode };
 	int err;
 
+	peer_host_id(config.boot);
+	get_machine(config.machine);
 	block_signals();
 	err = ferry_open(f, &config);
 	if (!err)

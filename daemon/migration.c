@@ -23,6 +23,7 @@
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/limited.h"
+#include "base/text.h"
 #include "migration_private.h"
 
 const struct migration_params migration_default_params = {
@@ -71,6 +72,7 @@ void migration_blame(struct migration *m, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(m->error, sizeof(m->error), fmt, ap);
 	va_end(ap);
+	text_make_printable(m->error, strlen(m->error)); /* the peer's words go on to clients, in JSON */
 }
 
 /** migration_decided() - for the account: what was decided, and why */
@@ -469,6 +471,20 @@ bool migration_is_closing(const struct migration *m)
 const char *migration_vm(const struct migration *m)
 {
 	return m->name;
+}
+
+bool migration_has_id(const struct migration *m, const uint8_t id[16])
+{
+	return !memcmp(m->id, id, sizeof(m->id));
+}
+
+/** migration_is_live() - migration @id has a session here that is not closed yet */
+bool migration_is_live(struct ferry *f, const uint8_t id[16])
+{
+	for (const struct migration *m = f->outgoing; m; m = m->next)
+		if (migration_has_id(m, id))
+			return !m->is_closed;
+	return false;
 }
 
 const char *migration_uri(const struct migration *m)

@@ -120,6 +120,8 @@ void migration_stop_all(struct ferry *f, const char *reason);
 
 bool migration_is_closing(const struct migration *m);
 const char *migration_vm(const struct migration *m);
+bool migration_has_id(const struct migration *m, const uint8_t id[16]);
+bool migration_is_live(struct ferry *f, const uint8_t id[16]);
 const char *migration_uri(const struct migration *m);
 enum migration_status migration_status(const struct migration *m);
 const char *migration_error(const struct migration *m);
@@ -131,7 +133,9 @@ int greeter_listen(struct ferry *f, const char *uri);
 void greeter_stop(struct ferry *f);
 void incoming_stop(struct ferry *f, const char *reason);
 bool incoming_cleans_later(struct ferry *f, struct vm *vm);
+const char *incoming_refuses(struct ferry *f, struct vm *vm, char *text, size_t len);
 
+const char *recovery_refuses(void *owner, struct vm *vm, char *text, size_t len);
 void recovery_registered(void *owner, struct vm *vm);
 void recovery_clean(struct vm *vm);
 typedef void (*recovery_fn)(void *arg, bool runs_there);

@@ -15,17 +15,50 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "incoming_private.h"
 #include "pages/warm.h"
 
 #define MAX_STATE (1ULL << 32)
 
+/* An entry of this id is of an earlier migration, which must not be taken for this one: ids are random. */
+static const char *journal_refuses(const struct incoming *in)
+{
+	struct journal *j = in->f->journal;
+
+	if (journal_find(j, in->id, JOURNAL_DESTINATION))
+		return "a migration of this id was there before";
+	if (journal_nr_kept(j) >= JOURNAL_KEPT_MOST)
+		return "its journal is full of migrations whose outcome no other host has acknowledged; see \"vmferry "
+		       "journal\" there, and \"vmferry forget\"";
+	return NULL;
+}
+
+/*
+ * A guest of the name that has not left: it would be here twice. RELEASED ones have left. The guest of a migration
+ * within this daemon is here as its own source.
+ */
+static const struct vm *guest_is_here(const struct incoming *in)
+{
+	for (const struct vm *vm = in->f->vms.first; vm; vm = vm->next)
+		if (!strcmp(vm->name, in->name) && !incoming_is_of_own_source(in) &&
+		    (vm->run_state == VMFERRY_RUN_RUNNING || vm->run_state == VMFERRY_RUN_PAUSED))
+			return vm;
+	return NULL;
+}
+
 static const char *find_vm(struct incoming *in, const struct wire_plan *p,
 			   const struct wire_region *regions, char *text, size_t len)
 {
 	static const uint8_t none[16];
+	const struct vm *here = guest_is_here(in);
 	struct vm *vm = vm_find(&in->f->vms, in->name, true);
 
+	if (here) {
+		snprintf(text, len, "VM %s is %s there already (pid %d): the guest would be there twice; stop that one, "
+			 "or give one of them another name", in->name, vm_state_name(here), here->pid);
+		return text;
+	}
 	if (!vm) {
 		snprintf(text, len, "no VM named %s waits there; start one with --incoming", in->name);
 		return text;
@@ -79,6 +112,7 @@ static void on_room_made(struct work *w)
 		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}
+	blackout_say_watched(in->f->blackouts, in->probe_slot, in->vm->peer_pid);
 	blackout_arm(in->f->blackouts, in->probe_slot);
 	in->phase = IN_RECEIVING;
 	ok = (struct wire_plan_ok){ .huge = place_huge_pages(in->room.place) };
@@ -100,14 +134,23 @@ void plan_take(struct incoming *in, const void *body, uint32_t len)
 		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}
+	if (!text_is_name(p->name, sizeof(p->name))) {
+		incoming_blame(in, "the plan's name of the VM is not 1 to %zu printable ASCII characters without blanks",
+			       sizeof(p->name) - 1);
+		incoming_step(in, DEV_VMM_LOST);
+		return;
+	}
 	memcpy(in->name, p->name, sizeof(in->name) - 1);
-	why = find_vm(in, p, (const struct wire_region *)(p + 1), text, sizeof(text));
+	why = journal_refuses(in);
+	if (!why)
+		why = find_vm(in, p, (const struct wire_region *)(p + 1), text, sizeof(text));
 	if (why) {
 		incoming_blame(in, "%s", why);
 		incoming_step(in, DEV_VMM_LOST);
 		return;
 	}
 	incoming_watch_vm(in);
+	vm_tell_migration(in->vm, in->id, JOURNAL_DESTINATION);
 	warm_cease(in->vm->warm);
 	warm_hold(); /* until the room is closed */
 	in->vm->is_fresh = false;

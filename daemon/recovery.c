@@ -28,6 +28,7 @@
 #include "base/error.h"
 #include "connect.h"
 #include "migration.h"
+#include "settle.h"
 
 #define ASK_AGAIN_NS NS_PER_S
 #define REMIND_EVERY 60
@@ -102,8 +103,7 @@ struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const 
 	r->arg = arg;
 	connector_init(&r->connector, uri);
 	snprintf(r->vm, sizeof(r->vm), "%s", vm);
-	r->connector.hello = (struct wire_hello){ .magic = WIRE_MAGIC, .version = WIRE_VERSION,
-						  .role = WIRE_RESOLVE };
+	r->connector.hello = wire_hello_for(WIRE_RESOLVE);
 	memcpy(r->connector.hello.id, id, 16);
 	memcpy(r->connector.hello.host, f->host, 16);
 	r->connector.done = on_asked;
@@ -172,7 +172,8 @@ static void on_released(void *arg, int status, const void *body, uint32_t len)
 	(void)len;
 	/* It may be gone already: the guest is the destination's in any case. */
 	(void)status;
-	journal_note(h->f->journal, h->id, JOURNAL_SOURCE, JOURNAL_DONE);
+	if (!journal_note(h->f->journal, h->id, JOURNAL_SOURCE, JOURNAL_DONE))
+		settle_soon(h->f, h->id);
 	h->vm->is_busy = false;
 	vm_put(h->vm);
 	free(h);
@@ -302,6 +303,12 @@ static void destination_registered(struct ferry *f, struct vm *vm)
 	/* As long as an incoming's threads may write to that RAM, it would not stay empty. */
 	if ((!vm->is_fresh || vm->run_state == VMFERRY_RUN_LOADED) && !incoming_cleans_later(f, vm))
 		recovery_clean(vm);
+}
+
+/** recovery_refuses() - NULL, or in @text why @vm may not be registered */
+const char *recovery_refuses(void *owner, struct vm *vm, char *text, size_t len)
+{
+	return incoming_refuses(owner, vm, text, len);
 }
 
 /** recovery_registered() - called for each VM that registers; one whose migration is alive is answered by that */

@@ -79,8 +79,7 @@ int setup_describe(struct migration *m)
 	struct connector *c = &m->connector;
 	struct vm *vm = m->vm;
 
-	c->hello = (struct wire_hello){ .magic = WIRE_MAGIC, .version = WIRE_VERSION,
-					.role = WIRE_CONTROL };
+	c->hello = wire_hello_for(WIRE_CONTROL);
 	memcpy(c->hello.id, m->id, 16);
 	memcpy(c->hello.host, m->f->host, 16);
 	c->nr_channels = m->params.channels;

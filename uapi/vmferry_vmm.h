@@ -14,6 +14,14 @@
  *
  * A connection that breaks costs the VM nothing: the VMM goes on running its guest
  * (or holds it paused if the daemon had paused it), and connects again.
+ *
+ * Names are printable ASCII without blanks, at least one character and a NUL. A registration with other names is refused.
+ *
+ * Versions: HELLO of the VMM carries the range that it speaks, the answer the version that both speak from then
+ * on: the newest in both ranges. A VMM runs for as long as its guest, so that a daemon speaks all versions from
+ * VMFERRY_VMM_OLDEST on.
+ *   1  as below, without what names version 2
+ *   2  MIGRATION; REGISTER ends with the last one; a refused REGISTER is answered with the reason
  */
 #ifndef UAPI_VMFERRY_VMM_H
 #define UAPI_VMFERRY_VMM_H
@@ -22,7 +30,8 @@
 
 #define VMFERRY_VMM_SOCKET "/run/vmferry/vmm.sock"
 #define VMFERRY_VMM_MAGIC 0x4d4d5646 /* "FVMM" */
-#define VMFERRY_VMM_VERSION 1
+#define VMFERRY_VMM_VERSION 2
+#define VMFERRY_VMM_OLDEST 1
 #define VMFERRY_VMM_MAX_BODY (64 * 1024)
 #define VMFERRY_VMM_MAX_FDS 128
 #define VMFERRY_VMM_NAME_LEN 64
@@ -35,7 +44,8 @@
  * @VMFERRY_MSG_HELLO: V. body: struct vmferry_msg_hello, both ways
  * @VMFERRY_MSG_REGISTER: V. body: struct vmferry_msg_register and its regions;
  *	fds: the shared area, then one memfd a region, then the KVM VM if a flag says so;
- *	behind the regions the devices
+ *	behind the regions the devices; version 2: behind these a struct vmferry_msg_migration.
+ *	Version 2: the body of an answer with a negative status is the reason in words, without NUL
  * @VMFERRY_MSG_START_LOG: D. turn dirty logging on and harvest from now on;
  *	body: struct vmferry_msg_start_log
  * @VMFERRY_MSG_STOP_LOG: D. turn it off again
@@ -52,6 +62,8 @@
  * @VMFERRY_MSG_RELEASE: D. the guest lives elsewhere now and must never run here
  * @VMFERRY_MSG_QUERY: D. reply: struct vmferry_msg_state
  * @VMFERRY_MSG_DISCARD: D. an incoming migration came to nothing: forget what arrived
+ * @VMFERRY_MSG_MIGRATION: D. version 2. body: struct vmferry_msg_migration: a migration of this VM begins; to be
+ *	remembered, over connections too, until the next one or until RELEASE or DISCARD
  */
 enum vmferry_msg_type {
 	VMFERRY_MSG_HELLO = 1,
@@ -68,6 +80,7 @@ enum vmferry_msg_type {
 	VMFERRY_MSG_RELEASE,
 	VMFERRY_MSG_QUERY,
 	VMFERRY_MSG_DISCARD,
+	VMFERRY_MSG_MIGRATION,
 	VMFERRY_MSG_NR,
 };
 
@@ -102,7 +115,14 @@ struct vmferry_msg {
 };
 _Static_assert(sizeof(struct vmferry_msg) == 16, "ABI");
 
-/** struct vmferry_msg_hello - @features: bits of either side; unknown ones are ignored */
+/* vmferry_msg_hello.features of a VMM: the newest version that it speaks; 0: @version is the only one */
+#define VMFERRY_FEATURES_NEWEST_SHIFT 48
+
+/**
+ * struct vmferry_msg_hello - the first message, both ways
+ * @version: of a VMM: the oldest version that it speaks; of the daemon: the version that is spoken
+ * @features: bits of either side; unknown ones are ignored
+ */
 struct vmferry_msg_hello {
 	__u32 magic;
 	__u32 version;
@@ -112,11 +132,14 @@ _Static_assert(sizeof(struct vmferry_msg_hello) == 16, "ABI");
 
 /**
  * struct vmferry_msg_region - one region of RAM
+ * @name: a name
  * @gpa: guest-physical address
  * @size: bytes
  * @fd_off: where it begins in its memfd, bytes
- * @page_size: bytes of the memfd's pages (4096, or huge)
+ * @page_size: bytes of the memfd's pages (4096, or huge), a power of two that divides @size and @fd_off
  * @reserved: zero
+ *
+ * No byte of guest memory, and none of a memfd, is in two regions.
  */
 struct vmferry_msg_region {
 	char name[VMFERRY_VMM_NAME_LEN];
@@ -130,8 +153,8 @@ _Static_assert(sizeof(struct vmferry_msg_region) == 96, "ABI");
 
 /**
  * struct vmferry_msg_device - a device whose state takes time to save and load
- * @name: which one; as messages to the owner call it
- * @kind: what it is: devices of one kind and size cost much the same on the same hosts
+ * @name: which one, as messages to the owner call it; a name
+ * @kind: a name, or empty; what it is: devices of one kind and size cost much the same on the same hosts
  * @state_size: bytes at most
  */
 struct vmferry_msg_device {
@@ -141,6 +164,25 @@ struct vmferry_msg_device {
 };
 _Static_assert(sizeof(struct vmferry_msg_device) == 72, "ABI");
 
+/** enum vmferry_role - of a VM in a migration; @VMFERRY_ROLE_NONE: there is none */
+enum vmferry_role {
+	VMFERRY_ROLE_NONE,
+	VMFERRY_ROLE_SOURCE,
+	VMFERRY_ROLE_DESTINATION,
+};
+
+/**
+ * struct vmferry_msg_migration - a migration of this VM
+ * @id: as in the daemons' journals
+ * @role: enum vmferry_role; VMFERRY_ROLE_NONE: @id is zeros
+ */
+struct vmferry_msg_migration {
+	__u8 id[16];
+	__u32 role;
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct vmferry_msg_migration) == 24, "ABI");
+
 /* vmferry_msg_register.flags: RAM of an incoming VM is empty, nobody wrote to it yet */
 #define VMFERRY_REGISTER_FRESH (1u << 0)
 /* the last fd is the KVM VM's: the kernel module may harvest in the VMM's place */
@@ -148,7 +190,7 @@ _Static_assert(sizeof(struct vmferry_msg_device) == 72, "ABI");
 
 /**
  * struct vmferry_msg_register - what a VMM says of its VM, followed by nr_regions regions
- * @name: NUL-terminated printable ASCII that begins with no blank, unique on the host together with the direction
+ * @name: a name, unique on the host together with the direction
  * @uuid: 16 bytes, the same on both hosts, or zeros for "any"
  * @run_state: enum vmferry_run_state
  * @nr_regions: entries that follow
@@ -158,7 +200,7 @@ _Static_assert(sizeof(struct vmferry_msg_device) == 72, "ABI");
  * @state_size: upper estimate of the state that SAVE will write, bytes
  * @flags: VMFERRY_REGISTER_*
  * @nr_devices: entries that follow the regions
- * @untracked: empty, or the name of a device that writes guest RAM and that no
+ * @untracked: empty, or a name: that of a device that writes guest RAM and that no
  *	tracker sees; such a VM is refused
  */
 struct vmferry_msg_register {

@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "deadline.h"
+#include "text.h"
 
 #define LINE_MAX_LEN 1016
 #define NR_SLOTS 256U /* a power of two */
@@ -91,12 +92,14 @@ static void write_line(const char *text, size_t len)
 	}
 }
 
+/* Texts of peers and VMMs are parts of messages: each message stays one line, whatever they say. */
 static size_t finish_line(char *line, size_t room, int prefix, int text)
 {
 	size_t len = (size_t)prefix + (size_t)(text < 0 ? 0 : text);
 
 	if (len > room - 2)
 		len = room - 2; /* it was cut */
+	text_make_printable(line, len);
 	line[len++] = '\n';
 	return len;
 }

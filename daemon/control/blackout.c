@@ -22,7 +22,6 @@
 #include "base/limited.h"
 
 #define KEPT 1000
-#define SLOT_NONE (-1)
 
 /** struct kept_line - one stop as a line of JSON, and the VM it was of */
 struct kept_line {
@@ -227,15 +226,23 @@ const char *blackouts_why(const struct blackouts *b)
 	return b->why;
 }
 
-/** blackout_watch() - of the VMM @pid; Return: a slot, or negative: nobody watches */
+/**
+ * blackout_watch() - have the probe watch the VMM @pid; blackout_say_watched() is due with the result
+ *
+ * Context: any thread; may block. It says nothing itself: limits of messages are the loop's.
+ * Return: a slot, or a negative errno: nobody watches; -ENODEV: there is no probe
+ */
 int blackout_watch(struct blackouts *b, int pid)
 {
-	int slot = b->probe ? probe_watch(b->probe, pid) : SLOT_NONE;
+	return b->probe ? probe_watch(b->probe, pid) : -ENODEV;
+}
 
-	if (b->probe && slot < 0)
+/** blackout_say_watched() - on the loop: if @slot, from blackout_watch(), is none, say why */
+void blackout_say_watched(struct blackouts *b, int slot, int pid)
+{
+	if (slot < 0 && slot != -ENODEV)
 		limited_notice(b->limited, LIMITED_INCOMING, "the probe cannot watch process %d: %s", pid,
 			       strerror(-slot));
-	return slot < 0 ? SLOT_NONE : slot;
 }
 
 void blackout_unwatch(struct blackouts *b, int slot)

@@ -55,6 +55,7 @@ char *blackouts_text(const struct blackouts *b, const char *vm, size_t most);
 const char *blackouts_why(const struct blackouts *b);
 
 int blackout_watch(struct blackouts *b, int pid);
+void blackout_say_watched(struct blackouts *b, int slot, int pid);
 void blackout_unwatch(struct blackouts *b, int slot);
 void blackout_arm(struct blackouts *b, int slot);
 uint64_t blackout_last_exit_ns(const struct blackouts *b, int slot);

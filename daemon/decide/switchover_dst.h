@@ -22,11 +22,12 @@ enum dst_event {
 	DEV_PREPARE,
 	DEV_RECEIVED, /* every channel has the final mark of this attempt */
 	DEV_LOADED,
-	DEV_GO,
+	DEV_GO,	      /* in DST_READY: heard, and written to the journal */
 	DEV_RAN,
 	DEV_ABORT,     /* this attempt is off; pages go on */
 	DEV_CANCEL,    /* the source ended the migration */
-	DEV_PEER_LOST, /* control connection or a channel broke */
+	DEV_PEER_LOST, /* the control connection broke: the source hears nothing any more */
+	DEV_CHANNEL_LOST, /* a channel broke: the source can still be told */
 	DEV_VMM_LOST,  /* the VMM died or answered with an error */
 	DST_NR_EVENTS,
 };
@@ -35,7 +36,7 @@ enum dst_action {
 	DACT_PREPARE = 1 << 0,	    /* journal "begun"; tell PREPARED once that is on the disk */
 	DACT_LOAD = 1 << 1,
 	DACT_TELL_READY = 1 << 2,
-	DACT_RUN = 1 << 3,	    /* journal "go" (not synced), then RUN */
+	DACT_RUN = 1 << 3,	    /* RUN; "go" is in the journal since before DEV_GO */
 	DACT_TELL_RUNNING = 1 << 4, /* journal "done" */
 	DACT_DISCARD = 1 << 5,	    /* journal "never"; VMM: forget what arrived */
 	DACT_TELL_FAILED = 1 << 6,  /* source: why; it was never run */

@@ -45,6 +45,7 @@ enum try_state { TRY_WAITING, TRY_CONNECTING, TRY_GREETING, TRY_HEARING, TRY_WEL
  * struct try - one connection on its way to a welcome
  * @host: the host id that the welcome must have; NULL: any
  * @done: bytes of @hello sent, or of @welcome heard
+ * @version: that both speak, once @welcome is whole
  * @again_ns: in TRY_WAITING: when to connect
  */
 struct try {
@@ -54,6 +55,7 @@ struct try {
 	int sock, error;
 	size_t done;
 	uint64_t again_ns, deadline_ns;
+	uint32_t version;
 	struct wire_hello hello;
 	struct wire_welcome welcome;
 	char why[WIRE_TEXT_LEN + 64];
@@ -99,16 +101,33 @@ static const char *host_words(const uint8_t id[16], char text[40])
 	return text;
 }
 
-/* The host first: another host refuses the channel, and its words say nothing of the cause. */
+static void fail_version(struct try *t)
+{
+	const struct wire_welcome *w = &t->welcome;
+	char theirs[40], needed[40];
+
+	fail(t, -EPROTONOSUPPORT, "the vmferryd there speaks %s of the wire, this one needs %s; update %s",
+	     wire_version_words(w->version, w->newest, theirs),
+	     wire_version_words(wire_oldest_for(t->hello.role), WIRE_VERSION, needed),
+	     wire_is_older(t->hello.role, w->version, w->newest) ? "that one" : "this one");
+}
+
+/*
+ * The host first: another host refuses the channel, and its words say nothing of the cause. Then the version: of
+ * what another one says the rest may mean something else.
+ */
 static void judge_welcome(struct try *t)
 {
 	struct wire_welcome *w = &t->welcome;
 	char one[40], other[40];
 
-	w->text[WIRE_TEXT_LEN - 1] = '\0';
+	w->text[WIRE_WELCOME_TEXT_LEN - 1] = '\0';
+	t->version = wire_common(w->version, w->newest);
 	if (t->host && memcmp(t->host, w->host, sizeof(w->host)))
 		fail(t, -EXDEV, "two hosts answer at this address (boot ids %s and %s); give an address that "
 		     "only one of them has", host_words(t->host, one), host_words(w->host, other));
+	else if (t->version < wire_oldest_for(t->hello.role))
+		fail_version(t);
 	else if (w->status < 0)
 		fail(t, w->status, "refused: %s", w->text);
 	else if (ioctl(t->sock, FIONBIO, &(int){ 0 }))
@@ -329,7 +348,7 @@ int dial_first(const char *uri, const struct address *list, unsigned int nr,
 			nr_failed += t->state == TRY_FAILED;
 			if (t->state != TRY_WELCOMED)
 				continue;
-			*found = (struct dial_found){ *t->to, take_fd(&t->sock), t->welcome };
+			*found = (struct dial_found){ *t->to, take_fd(&t->sock), t->version, t->welcome };
 			dial_fini(&d);
 			return 0;
 		}

@@ -26,10 +26,12 @@ struct dial_limits {
  * struct dial_found - the peer that answered
  * @at: the address, of those that were tried
  * @sock: its connection, blocking; the caller's to close
+ * @version: that both speak
  */
 struct dial_found {
 	struct address at;
 	int sock;
+	uint32_t version;
 	struct wire_welcome welcome;
 };
 

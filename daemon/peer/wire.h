@@ -5,29 +5,52 @@
  * Every connection begins with a struct wire_hello and its struct wire_welcome. On the
  * control connection struct wire_msg follow, each with a body of its type. All fields
  * are little-endian; vmferry runs on little-endian hosts only, which the magic checks.
+ *
+ * Versions: hello and welcome each carry the range that their sender speaks, and the newest version that is
+ * in both ranges is spoken. A version 2 daemon knows no ranges: it takes a hello whose oldest version is 2, and
+ * has zeros where the newest one would be. What needs which version says wire_oldest_for().
  */
 #ifndef PEER_WIRE_H
 #define PEER_WIRE_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define WIRE_MAGIC 0x59525245464d56ULL /* "VMFERRY" */
-#define WIRE_VERSION 2
+#define WIRE_VERSION 3
+#define WIRE_OLDEST 2
+/* A version 2 destination answers "never" without proof, and keeps no outcome until it is acknowledged. */
+#define WIRE_OLDEST_TO_MOVE 3
 #define WIRE_MAX_BODY (1U << 20)
 #define WIRE_ID_LEN 16
 #define WIRE_TEXT_LEN 384
+#define WIRE_WELCOME_TEXT_LEN 352
 #define WIRE_MAX_DEVICES 16
 #define WIRE_HELLO_TIMEOUT_MS 5000
 
-/** enum wire_role - @WIRE_RESOLVE: asks what became of a migration, instead of making one */
-enum wire_role { WIRE_CONTROL = 1, WIRE_CHANNEL, WIRE_RESOLVE };
+/**
+ * enum wire_role - what a connection is for
+ * @WIRE_CONTROL: a new migration
+ * @WIRE_CHANNEL: pages of one
+ * @WIRE_RESOLVE: asks what became of one; the answer is enum wire_resolved
+ * @WIRE_SETTLE: tells its outcome to the destination; the answer is enum wire_settled
+ */
+enum wire_role { WIRE_CONTROL = 1, WIRE_CHANNEL, WIRE_RESOLVE, WIRE_SETTLE };
+
+/** enum wire_outcome - of a migration: the guest runs, or did, at the destination (THERE) or at the source (HERE) */
+enum wire_outcome { WIRE_OUTCOME_THERE = 1, WIRE_OUTCOME_HERE };
 
 /**
  * struct wire_hello - the first bytes of every connection
+ * @version: the oldest version that the sender speaks
  * @features: none yet; unknown bits are ignored
  * @id: random, names the migration
  * @channel, @nr_channels: of a channel
  * @host: boot id of the sender: equal boot ids share a clock
+ * @newest: the newest version that the sender speaks; 0: @version is the only one
+ * @outcome: enum wire_outcome, of WIRE_SETTLE
+ * @journal: of WIRE_RESOLVE: the journal's id in the welcome of the migration that is asked about; zeros: none
  */
 struct wire_hello {
 	uint64_t magic;
@@ -38,19 +61,35 @@ struct wire_hello {
 	uint32_t channel;
 	uint32_t nr_channels;
 	uint8_t host[16];
-	uint8_t reserved[64];
+	uint32_t newest;
+	uint32_t outcome;
+	uint8_t journal[16];
+	uint8_t reserved[40];
 };
 _Static_assert(sizeof(struct wire_hello) == 128, "wire");
+_Static_assert(offsetof(struct wire_hello, newest) == 64, "wire");
 
-/** struct wire_welcome - @status: 0 or a negative errno with @text; then the peer closes */
+/**
+ * struct wire_welcome - the answer to a hello
+ * @version, @newest: as in struct wire_hello
+ * @status: 0, an answer of the role's, or a negative errno with @text; then the peer closes
+ * @journal: id of the journal that @id of the hello is written to; zeros: it has none, and proves nothing by absence
+ *
+ * A version 2 daemon reads @text up to its NUL, and sends zeros behind its own.
+ */
 struct wire_welcome {
 	uint64_t magic;
 	uint32_t version;
 	int32_t status;
 	uint8_t host[16];
-	char text[WIRE_TEXT_LEN];
+	char text[WIRE_WELCOME_TEXT_LEN];
+	uint32_t newest;
+	uint32_t reserved32;
+	uint8_t journal[16];
+	uint8_t reserved[8];
 };
 _Static_assert(sizeof(struct wire_welcome) == 416, "wire");
+_Static_assert(offsetof(struct wire_welcome, newest) == 32 + WIRE_WELCOME_TEXT_LEN, "wire");
 
 /**
  * enum wire_type - S: from the source, D: from the destination
@@ -188,6 +227,20 @@ enum wire_resolved {
 	WIRE_RESOLVED_RUNNING = 1, /* the guest runs here, or did */
 	WIRE_RESOLVED_NEVER = 2,   /* it never ran here and never will */
 	WIRE_RESOLVED_LATER = 3,   /* ask again */
+	WIRE_RESOLVED_UNKNOWN = 4, /* nothing here proves either; version 2 knows only LATER */
 };
+
+/** enum wire_settled - answers to WIRE_SETTLE, as wire_welcome.status */
+enum wire_settled {
+	WIRE_SETTLED = 1,	      /* both agree; either may forget the migration */
+	WIRE_SETTLED_CONTRADICTS = 2, /* here the other outcome is written; nothing is forgotten */
+	WIRE_SETTLED_LATER = 3,	      /* ask again */
+};
+
+uint32_t wire_common(uint32_t oldest, uint32_t newest);
+uint32_t wire_oldest_for(uint32_t role);
+struct wire_hello wire_hello_for(enum wire_role role);
+bool wire_is_older(uint32_t role, uint32_t oldest, uint32_t newest);
+const char *wire_version_words(uint32_t oldest, uint32_t newest, char text[40]);
 
 #endif

@@ -13,6 +13,7 @@
 #include "base/fault.h"
 #include "pages/dirty.h"
 #include "pages/warm.h"
+#include "register.h"
 
 bool vm_is_incoming(const struct vm *vm)
 {
@@ -80,62 +81,10 @@ void vm_put(struct vm *vm)
 	if (!vm || --vm->refs)
 		return;
 	vm_gone(vm);
+	if (vm->held_free)
+		vm->held_free(vm->held);
 	vm->work = (struct work){ .run = tear_down, .done = torn_down, .owner = vm };
 	worker_do(vm->worker, &vm->work);
-}
-
-/* A file that can shrink would kill us with SIGBUS: its owner must have sealed that. */
-static bool cannot_shrink(int fd)
-{
-	int seals = fcntl(fd, F_GET_SEALS);
-
-	return seals >= 0 && seals & F_SEAL_SHRINK;
-}
-
-static int map_region(struct region *r, unsigned int i, char *why, size_t why_len)
-{
-	int err;
-
-	if (!r->size || r->size % REGION_PAGE || r->gpa % REGION_PAGE || r->fd_off % REGION_PAGE) {
-		snprintf(why, why_len, "region %u: size and addresses must be multiples of 4 KiB", i);
-		return -EINVAL;
-	}
-	if (!cannot_shrink(r->fd)) {
-		snprintf(why, why_len, "region %u: its memfd needs F_SEAL_SHRINK", i);
-		return -EPERM;
-	}
-	err = region_map(r);
-	if (err)
-		snprintf(why, why_len, "region %u: cannot map %llu bytes: %s", i,
-			 (unsigned long long)r->size, strerror(-err));
-	return err;
-}
-
-/**
- * vm_map() - map and check what a VM registered with: its RAM, its shared area
- * @why: words for the log on failure
- *
- * Context: may block; a thread that has @vm for itself. vm_put() is owed also after a failure.
- */
-int vm_map(struct vm *vm, char *why, size_t why_len)
-{
-	int err = 0;
-
-	fault_point_of("vm-map", vm->name);
-	snprintf(why, why_len, "out of memory");
-	for (unsigned int i = 0; i < vm->nr_regions && !err; i++)
-		err = map_region(&vm->regions[i], i, why, why_len);
-	if (!err && !cannot_shrink(vm->area_fd)) {
-		snprintf(why, why_len, "the shared area's memfd needs F_SEAL_SHRINK");
-		err = -EPERM;
-	}
-	if (!err) {
-		err = dirty_open(vm->area_fd, vm->area_size, vm->sizes, vm->nr_regions, &vm->dirty);
-		if (err)
-			snprintf(why, why_len, "the shared area contradicts itself or the regions");
-	}
-	cleanup_close_fd(&vm->area_fd);
-	return err ? err : warm_start(vm->regions, vm->nr_regions, &vm->warm);
 }
 
 static void add_region(struct vm *vm, const struct vmferry_msg_region *from, int *fd)
@@ -157,9 +106,9 @@ static void add_region(struct vm *vm, const struct vmferry_msg_region *from, int
  * @wk: unmaps and frees it one day
  * Return: NULL if there is no memory
  */
-struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
-		  const struct vmferry_msg_device *devices, int *fds)
+struct vm *vm_new(struct worker *wk, const struct register_request *from, int *fds)
 {
+	const struct vmferry_msg_register *reg = &from->reg;
 	struct vm *vm = calloc(1, sizeof(*vm));
 
 	if (!vm)
@@ -175,9 +124,11 @@ struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, con
 	vm->nr_vcpus = reg->nr_vcpus;
 	vm->pid = reg->pid;
 	vm->state_size = reg->state_size;
+	vm->version = from->version;
+	vm->last = from->last;
 	vm->nr_devices = reg->nr_devices;
 	for (unsigned int i = 0; i < vm->nr_devices; i++) {
-		vm->devices[i] = devices[i];
+		vm->devices[i] = from->devices[i];
 		vm->devices[i].name[sizeof(vm->devices[i].name) - 1] = '\0';
 		vm->devices[i].kind[sizeof(vm->devices[i].kind) - 1] = '\0';
 	}
@@ -192,7 +143,7 @@ struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, con
 	if (reg->flags & VMFERRY_REGISTER_VM_FD)
 		vm->kvm_fd = take_fd(&fds[reg->nr_regions + 1]);
 	for (unsigned int i = 0; i < reg->nr_regions; i++)
-		add_region(vm, &regions[i], &fds[i + 1]);
+		add_region(vm, &from->regions[i], &fds[i + 1]);
 	return vm;
 }
 
@@ -545,4 +496,30 @@ void vm_disbelieve(struct vm *vm)
 {
 	if (vm->sock)
 		vm_socket_shut(vm->sock);
+}
+
+static void on_told(void *arg, int status, const void *body, uint32_t len)
+{
+	(void)body;
+	(void)len;
+	if (status)
+		vm_disbelieve(arg);
+}
+
+/**
+ * vm_tell_migration() - have the VMM remember that migration @id of it begins, with @role (enum vmferry_role)
+ *
+ * A VMM that does not take it would name an older migration after a crash, whose outcome is not this one's: its
+ * connection ends, and the migration with it. Requests are carried out in order, so that a guest which was paused
+ * later has a VMM that knows @id. Does nothing for a VMM of version 1.
+ *
+ * Context: the loop's thread; not while the guest stands still.
+ */
+void vm_tell_migration(struct vm *vm, const uint8_t id[16], uint32_t role)
+{
+	if (vm->version < 2)
+		return;
+	vm->last = (struct vmferry_msg_migration){ .role = role };
+	memcpy(vm->last.id, id, sizeof(vm->last.id));
+	ask_vmm(vm, VM_MIGRATION, &vm->last, sizeof(vm->last), -1, on_told, vm);
 }

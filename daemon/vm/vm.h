@@ -13,6 +13,8 @@
 #include "tracker.h"
 
 struct dirty;
+struct held;
+struct register_request;
 
 /** enum vm_request - what can be asked of a VMM, whatever kind it is */
 enum vm_request {
@@ -28,6 +30,7 @@ enum vm_request {
 	VM_RELEASE = VMFERRY_MSG_RELEASE,
 	VM_QUERY = VMFERRY_MSG_QUERY,
 	VM_DISCARD = VMFERRY_MSG_DISCARD,
+	VM_MIGRATION = VMFERRY_MSG_MIGRATION,
 };
 
 struct vm;
@@ -59,6 +62,11 @@ struct vm_watcher {
  * @devices: those the VMM tells apart, @nr_devices of them
  * @asked: requests of more than one step that are not answered yet
  * @pausing: of those a PAUSE whose answer waits for the module's last harvest
+ * @version: of the VMM protocol, that its VMM and we speak
+ * @last: the migration that its VMM was told of last, by this daemon or an earlier one; role 0: none, it is over,
+ *	or the VMM speaks version 1
+ * @held: made and used by the owner of the list, see vm_list.refuses; @held_free() ends it, on the loop, before the
+ *	VM is torn down; NULL: nothing to end
  * @work: maps all before it is registered, unmaps and closes all once the last reference is gone
  */
 struct vm {
@@ -94,6 +102,10 @@ struct vm {
 	struct worker *worker;
 	struct work work;
 	struct vm_watcher *watcher;
+	unsigned int version;
+	struct vmferry_msg_migration last;
+	struct held *held;
+	void (*held_free)(struct held *held);
 	struct vm *next;
 };
 
@@ -102,7 +114,9 @@ struct vm {
  * @sockets: of their VMMs; from vm_socket_listen() to vm_socket_stop()
  * @limited: for messages that VMMs can provoke
  * @tracker: for all of them
- * @registered: is told of each new one
+ * @refuses: NULL, or asked of each new one before it is listed and its VMM answered: the reason why it may not
+ *	register, in @text or elsewhere; NULL: it may. It sends nothing to the VMM
+ * @registered: is told of each new one, which is listed and whose VMM is answered
  */
 struct vm_list {
 	struct vm *first;
@@ -111,6 +125,7 @@ struct vm_list {
 	struct worker *worker;
 	struct limited *limited;
 	enum tracker_mode tracker;
+	const char *(*refuses)(void *owner, struct vm *vm, char *text, size_t len);
 	void (*registered)(void *owner, struct vm *vm);
 	void *owner;
 };
@@ -127,13 +142,13 @@ void vm_ask(struct vm *vm, enum vm_request type, const void *body, uint32_t len,
 	    vm_answer_fn answer, void *arg);
 void vm_forget(struct vm *vm, const void *arg);
 void vm_disbelieve(struct vm *vm);
+void vm_tell_migration(struct vm *vm, const uint8_t id[16], uint32_t role);
 
 int vm_socket_listen(struct vm_list *l, const char *path);
 void vm_socket_stop(struct vm_list *l);
 /* for vm_socket.c */
 void vm_gone(struct vm *vm);
-struct vm *vm_new(struct worker *wk, const struct vmferry_msg_register *reg, const struct vmferry_msg_region *regions,
-		  const struct vmferry_msg_device *devices, int *fds);
+struct vm *vm_new(struct worker *wk, const struct register_request *from, int *fds);
 int vm_map(struct vm *vm, char *why, size_t why_len);
 int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, uint32_t len,
 		   int fd, vm_answer_fn answer, void *arg);

@@ -7,7 +7,7 @@
  * the VM's watcher is told. A request without an answer for REQUEST_TIMEOUT is taken
  * for a VMM that hangs; it is disconnected likewise. Its guest, and all others, go on.
  *
- *   REGISTER -> judged -> vm_map(), a work: maps RAM and areas -> on_mapped(): answered, listed
+ *   REGISTER -> judged -> vm_map(), a work: maps RAM and areas -> on_mapped(): judged, answered, listed
  *
  * A connection that is lost meanwhile leaves the registration to its work: on_mapped() undoes it.
  */
@@ -18,18 +18,20 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <vmferry.h>
 
 #include "base/cleanup.h"
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/fdpass.h"
 #include "base/limited.h"
+#include "base/text.h"
 #include "peer/address.h"
+#include "register.h"
 #include "vm.h"
 
 #define MAX_OWED 32
 #define REQUEST_TIMEOUT_MS 10000
+#define MAX_REASON 256 /* bytes of the words with which a registration is refused */
 #define ROOM (sizeof(struct vmferry_msg) + VMFERRY_VMM_MAX_BODY)
 
 struct owed {
@@ -45,7 +47,7 @@ struct registration {
 	struct vm *vm;
 	uint32_t seq;
 	int err;
-	char why[160];
+	char why[MAX_REASON];
 };
 
 struct vm_socket {
@@ -58,7 +60,7 @@ struct vm_socket {
 	size_t len;
 	int fds[VMFERRY_VMM_MAX_FDS];
 	unsigned int nr_fds;
-	bool greeted;
+	unsigned int version; /* of the protocol; 0: no hello yet */
 	uint32_t seq;
 	struct owed owed[MAX_OWED];
 	unsigned int first_owed, nr_owed;
@@ -176,7 +178,7 @@ static void lost_patience(void *owner)
 static int reply(struct vm_socket *s, uint32_t type, uint32_t seq, int status, const void *body,
 		 uint32_t len)
 {
-	uint8_t out[sizeof(struct vmferry_msg) + sizeof(struct vmferry_msg_hello)];
+	uint8_t out[sizeof(struct vmferry_msg) + MAX_REASON];
 	struct vmferry_msg m = { type | VMFERRY_MSG_REPLY, len, seq, status };
 
 	memcpy(out, &m, sizeof(m));
@@ -185,58 +187,37 @@ static int reply(struct vm_socket *s, uint32_t type, uint32_t seq, int status, c
 	return fdpass_send(s->source.fd, out, sizeof(m) + len, -1);
 }
 
+/* The newest version that both speak; 0: none. A VMM of version 1 names no range. */
+static unsigned int common_version(const struct vmferry_msg_hello *h)
+{
+	unsigned int newest = (unsigned int)(h->features >> VMFERRY_FEATURES_NEWEST_SHIFT);
+
+	if (!newest)
+		newest = h->version;
+	if (newest > VMFERRY_VMM_VERSION)
+		newest = VMFERRY_VMM_VERSION;
+	return newest >= h->version && newest >= VMFERRY_VMM_OLDEST ? newest : 0;
+}
+
 /* 0, or -1 after the connection was closed */
 static int take_hello(struct vm_socket *s, const struct vmferry_msg *m, const void *body)
 {
 	struct vmferry_msg_hello h;
 	struct vmferry_msg_hello mine = { VMFERRY_VMM_MAGIC, VMFERRY_VMM_VERSION, 0 };
 
-	if (s->greeted || m->len != sizeof(h)) {
+	if (s->version || m->len != sizeof(h)) {
 		reject(s, "bad hello");
 		return -1;
 	}
 	memcpy(&h, body, sizeof(h));
-	if (h.magic != VMFERRY_VMM_MAGIC || h.version != VMFERRY_VMM_VERSION) {
+	s->version = h.magic == VMFERRY_VMM_MAGIC ? common_version(&h) : 0;
+	if (!s->version) {
 		reply(s, m->type, m->seq, -EPROTONOSUPPORT, &mine, sizeof(mine));
 		reject(s, "speaks another version of the VMM protocol; update libvmferry");
 		return -1;
 	}
-	s->greeted = true;
+	mine.version = s->version;
 	return reply(s, m->type, m->seq, 0, &mine, sizeof(mine));
-}
-
-/*
- * A name stands in lines of the journal and of the log, and in JSON: a line's end in it would forge another VM's
- * entry. The journal's reader skips leading blanks.
- */
-static bool is_name(const char *text)
-{
-	const unsigned char *c = (const unsigned char *)text;
-
-	if (!memchr(text, '\0', VMFERRY_VMM_NAME_LEN) || *c <= ' ')
-		return false;
-	while (*c >= ' ' && *c < 0x7f)
-		c++;
-	return !*c;
-}
-
-static const char *judge(struct vm_socket *s, const struct vmferry_msg *m,
-			 const struct vmferry_msg_register *r)
-{
-	if (!s->greeted || s->vm || s->registration || m->len < sizeof(*r))
-		return "bad registration";
-	if (!is_name(r->name) || !memchr(r->untracked, '\0', VMFERRY_VMM_NAME_LEN))
-		return "bad name in registration";
-	if (!r->nr_regions || r->nr_regions > VMFERRY_MAX_REGIONS || !r->nr_vcpus ||
-	    r->nr_devices > VMFERRY_VMM_MAX_DEVICES ||
-	    m->len != sizeof(*r) + r->nr_regions * sizeof(struct vmferry_msg_region) +
-		      r->nr_devices * sizeof(struct vmferry_msg_device))
-		return "bad number of regions, vCPUs or devices in registration";
-	if (s->nr_fds != r->nr_regions + 1 + !!(r->flags & VMFERRY_REGISTER_VM_FD))
-		return "registration without the right number of fds";
-	if (r->run_state < VMFERRY_RUN_RUNNING || r->run_state > VMFERRY_RUN_RELEASED)
-		return "bad run state in registration";
-	return NULL;
 }
 
 static int peer_pid(int sock)
@@ -247,12 +228,13 @@ static int peer_pid(int sock)
 	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) ? 0 : cred.pid;
 }
 
-static bool is_known(struct vm_list *l, const char *name, bool incoming)
+/* The VM of that name and direction that is registered already, or is about to be; NULL: none */
+static const struct vm *find_known(struct vm_list *l, const char *name, bool incoming)
 {
 	for (struct vm_socket *o = l->sockets->first; o; o = o->next)
 		if (o->registration && !strcmp(o->registration->vm->name, name) &&
 		    vm_is_incoming(o->registration->vm) == incoming)
-			return true;
+			return o->registration->vm;
 	return vm_find(l, name, incoming);
 }
 
@@ -274,41 +256,54 @@ static void enlist(struct vm_socket *s, struct vm *vm)
 	s->list->registered(s->list->owner, vm);
 }
 
+/* Its VMM is told why, if it speaks a version in which it can be. The connection ends. */
+static void refuse_registration(struct vm_socket *s, uint32_t seq, const char *name, const char *why)
+{
+	char text[MAX_REASON];
+	size_t len;
+
+	snprintf(text, sizeof(text), "%s", why);
+	len = strlen(text);
+	text_make_printable(text, len);
+	reply(s, VMFERRY_MSG_REGISTER, seq, -EINVAL, text, s->version >= 2 ? (uint32_t)len : 0);
+	limited_error(s->list->limited, LIMITED_VMM, "vm %.63s: its VMM (pid %d) may not register: %s; its guest is not touched; "
+		      "connection closed", name[0] ? name : "without a name", peer_pid(s->source.fd), text);
+	disconnect(s);
+}
+
 static void on_mapped(struct work *w)
 {
 	struct registration *r = w->owner;
 	struct vm_socket *s = r->s;
+	struct vm_list *l = s ? s->list : NULL;
+	const char *why = r->err ? r->why : NULL;
 
 	if (s)
 		s->registration = NULL;
-	if (!s || r->err)
+	if (s && !why && l->refuses)
+		why = l->refuses(l->owner, r->vm, r->why, sizeof(r->why));
+	if (s && why) {
+		refuse_registration(s, r->seq, r->vm->name, why);
 		vm_put(r->vm);
-	if (s && r->err) {
-		reply(s, VMFERRY_MSG_REGISTER, r->seq, -EINVAL, NULL, 0);
-		reject(s, r->why);
-	} else if (s && reply(s, VMFERRY_MSG_REGISTER, r->seq, 0, NULL, 0)) {
+	} else if (!s) {
+		vm_put(r->vm);
+	} else if (reply(s, VMFERRY_MSG_REGISTER, r->seq, 0, NULL, 0)) {
 		vm_put(r->vm);
 		disconnect(s);
-	} else if (s) {
+	} else {
 		enlist(s, r->vm);
 	}
 	free(r);
 }
 
 /* Takes @s's fds over. NULL: out of memory */
-static struct registration *registration_new(struct vm_socket *s, const struct vmferry_msg_register *reg,
-					     const uint8_t *body, uint32_t seq)
+static struct registration *registration_new(struct vm_socket *s, const struct register_request *from, uint32_t seq)
 {
-	struct vmferry_msg_region regions[VMFERRY_MAX_REGIONS];
-	struct vmferry_msg_device devices[VMFERRY_VMM_MAX_DEVICES];
 	struct registration *r = calloc(1, sizeof(*r));
 
 	if (!r)
 		return NULL;
-	memcpy(regions, body + sizeof(*reg), reg->nr_regions * sizeof(regions[0]));
-	memcpy(devices, body + sizeof(*reg) + reg->nr_regions * sizeof(regions[0]),
-	       reg->nr_devices * sizeof(devices[0]));
-	r->vm = vm_new(s->list->worker, reg, regions, devices, s->fds);
+	r->vm = vm_new(s->list->worker, from, s->fds);
 	if (!r->vm) {
 		free(r);
 		return NULL;
@@ -322,27 +317,38 @@ static struct registration *registration_new(struct vm_socket *s, const struct v
 	return r;
 }
 
-static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
+/* @name: gets the name, or something that is none; Return: NULL, or the reason why it is refused */
+static const char *begin_registration(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body, char *name,
+				      char text[MAX_REASON])
 {
-	struct vmferry_msg_register r = { 0 };
-	char text[160];
+	struct register_request r;
+	const struct vm *known;
 	const char *why;
 
-	memcpy(&r, body, m->len < sizeof(r) ? m->len : sizeof(r));
-	why = judge(s, m, &r);
-	if (!why && is_known(s->list, r.name, r.run_state == VMFERRY_RUN_INCOMING ||
-					      r.run_state == VMFERRY_RUN_LOADED)) {
-		snprintf(text, sizeof(text), "a VM named %s is registered already", r.name);
-		why = text;
+	if (!s->version || s->vm || s->registration)
+		return s->version ? "it is registered already on this connection" : "it has not said hello";
+	why = register_read(&r, s->version, body, m->len, s->nr_fds, text, MAX_REASON);
+	memcpy(name, r.reg.name, VMFERRY_VMM_NAME_LEN - 1);
+	if (why)
+		return why;
+	known = find_known(s->list, r.reg.name, r.reg.run_state == VMFERRY_RUN_INCOMING ||
+						 r.reg.run_state == VMFERRY_RUN_LOADED);
+	if (known) {
+		snprintf(text, MAX_REASON, "a VM of that name is registered here already, by pid %d", known->pid);
+		return text;
 	}
-	if (!why) {
-		s->registration = registration_new(s, &r, body, m->seq);
-		why = s->registration ? NULL : "out of memory";
-	}
+	s->registration = registration_new(s, &r, m->seq);
+	return s->registration ? NULL : "out of memory";
+}
+
+static int take_register(struct vm_socket *s, const struct vmferry_msg *m, const uint8_t *body)
+{
+	char name[VMFERRY_VMM_NAME_LEN] = "", text[MAX_REASON];
+	const char *why = begin_registration(s, m, body, name, text);
+
 	drop_fds(s);
 	if (why) {
-		reply(s, m->type, m->seq, -EINVAL, NULL, 0);
-		reject(s, why);
+		refuse_registration(s, m->seq, s->vm ? s->vm->name : name, why);
 		return -1;
 	}
 	worker_do(s->list->worker, &s->registration->work);
@@ -364,9 +370,11 @@ static void note_run_state(struct vm *vm, uint32_t type)
 		break;
 	case VM_DISCARD:
 		vm->run_state = VMFERRY_RUN_INCOMING;
+		vm->last = (struct vmferry_msg_migration){ 0 };
 		break;
 	case VM_RELEASE:
 		vm->run_state = VMFERRY_RUN_RELEASED;
+		vm->last = (struct vmferry_msg_migration){ 0 };
 		break;
 	}
 }

@@ -14,7 +14,7 @@ from ferry import OUT, SLOW, Failed, Scene, expect, has_ended, is_about, main, m
 QUIET = 'v0=seq:20:4'
 LIMIT = int(150 * SLOW)
 REGIONS_OF_32M = (('ram0', 0, 16 << 20), ('ram1', 16 << 20, 16 << 20))
-MAGIC, VERSION, CONTROL, PLAN, PING, PONG_LEN = 0x59525245464d56, 2, 1, 1, 14, 32
+MAGIC, OLDEST, NEWEST, CONTROL, PLAN, PING, PONG_LEN = 0x59525245464d56, 2, 3, 1, 1, 14, 32
 
 
 def fill(fd):
@@ -217,7 +217,7 @@ class Flood:
 def forged_source(daemon, name, regions):
     """a control connection for a guest that waits at @daemon, after its plan"""
     c = connect(daemon)
-    c.sendall(struct.pack('<QIIQ16sII16s64x', MAGIC, VERSION, CONTROL, 0, os.urandom(16), 0, 0, b''))
+    c.sendall(struct.pack('<QIIQ16sII16sI60x', MAGIC, OLDEST, CONTROL, 0, os.urandom(16), 0, 0, b'', NEWEST))
     status = struct.unpack_from('<i', c.recv(416, socket.MSG_WAITALL), 12)[0]
     expect(status == 0, f'not welcome: {status}')
     body = struct.pack('<64s16sQIIII', name.encode(), b'', 4096, len(regions), 1, 1, 0)

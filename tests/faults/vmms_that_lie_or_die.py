@@ -148,16 +148,16 @@ def names_that_forge_are_refused():
     with Scene() as s:
         a = s.daemon('a')
         forged = 'never ' + '00' * 16
-        for name in (f'x\n{forged}'[:63], 'x\ty', 'x\x7f', ' web1', 'w\xff\xfeb', '\n'):
+        for name in (f'x\n{forged}'[:63], 'x\ty', 'x\x7f', ' web1', 'web 1', 'web1 ', 'w\xff\xfeb', '\n'):
             v = StandinVmm(a.vmm, name=name)
             try:
                 wait_for(f'{name!r} to be refused', lambda: v.errors or v.is_registered.is_set())
                 expect(not v.is_registered.is_set(), f'{name!r} is registered')
             finally:
                 v.stop()
-        v = StandinVmm(a.vmm, name='web 1-~')
+        v = StandinVmm(a.vmm, name='web{1}-~')
         try:
-            wait_for('a good name', lambda: 'web 1-~' in a.vms())
+            wait_for('a good name', lambda: 'web{1}-~' in a.vms())
         finally:
             v.stop()
 

@@ -1,19 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A stand-in for a VMM: speaks uapi/vmferry_vmm.h to a daemon, has RAM and no guest, and lies, dies or registers again
-where a test says so. It keeps the account that a VMM keeps: whether its guest would run."""
+"""A stand-in for a VMM: speaks uapi/vmferry_vmm.h to a daemon, has RAM and no guest, and lies, waits, dies or registers
+again where a test says so. It keeps the account that a VMM keeps: whether its guest would run.
+
+What a test scripts, also while it runs:
+  v.lies['resume'] = 'refuse'     the next RESUME is answered by that lie, once; see lie_...()
+  v.always['run'] = 'refuse'      every RUN is
+  h = v.hold('save')              the next SAVE is not answered before h.go(); h.is_asked is an Event
+  v.delays['load'] = .5           every LOAD is answered so many seconds late
+  v.fields['nr_vcpus'] = 0        REGISTER says something else; see FIELDS, 'regions', 'devices', 'last', 'files'
+  v.cut()                         the connection breaks, and it registers again
+  v.leave() ... v.come_back()     it does so only then
+"""
 import fcntl, os, socket, struct, threading, time
 
 (HELLO, REGISTER, START_LOG, STOP_LOG, HARVEST, PAUSE, RESUME, SAVE, LOAD, RUN, THROTTLE, RELEASE, QUERY,
- DISCARD) = range(1, 15)
+ DISCARD, MIGRATION) = range(1, 16)
 NAMES = {'start-log': START_LOG, 'stop-log': STOP_LOG, 'harvest': HARVEST, 'pause': PAUSE, 'resume': RESUME, 'save': SAVE,
-         'load': LOAD, 'run': RUN, 'throttle': THROTTLE, 'release': RELEASE, 'discard': DISCARD}
+         'load': LOAD, 'run': RUN, 'throttle': THROTTLE, 'release': RELEASE, 'discard': DISCARD, 'migration': MIGRATION}
 RUNNING, PAUSED, INCOMING, LOADED, RELEASED = range(1, 6)
 REPLY, FRESH = 1 << 31, 1
-VMM_MAGIC, VMM_VERSION = 0x4d4d5646, 1
+NO_ROLE, SOURCE, DESTINATION = range(3)
+VMM_MAGIC, VMM_OLDEST, NEWEST_SHIFT = 0x4d4d5646, 1, 48
 AREA_MAGIC, AREA_VERSION = 0x797272656676, 1
 HEAD = struct.Struct('<IIIi')
 F_ADD_SEALS, F_SEAL_SHRINK = 1033, 2
 STATE = b'the state of a guest that there is not'
+REGISTERED = struct.Struct('<64s16sIIIiQQII64s')
+FIELDS = ('name', 'uuid', 'run_state', 'nr_regions', 'nr_vcpus', 'pid', 'area_size', 'state_size', 'flags', 'nr_devices',
+          'untracked')
+NO_MIGRATION = (bytes(16), NO_ROLE)
+
+
+class Refused(ConnectionError):
+    def __init__(self, kind, status, text):
+        super().__init__(f'{kind} was answered with {status}: {text}')
+        self.status, self.text = status, text
+
+
+class Hold:
+    """a request that waits for the test; @is_asked: it is there"""
+
+    def __init__(self):
+        self.is_asked, self.may_go = threading.Event(), threading.Event()
+
+    def go(self):
+        self.may_go.set()
 
 
 def sealed(name, size):
@@ -23,18 +54,35 @@ def sealed(name, size):
     return fd
 
 
-class StandinVmm:
-    """registers @name at @path; @lies: {name of a request: a lie}, taken out when it is told; see lie()"""
+def region(name=b'ram0', gpa=0, size=8 << 20, fd_off=0, page_size=4096):
+    return struct.pack('<64sQQQII', name, gpa, size, fd_off, page_size, 0)
 
-    def __init__(self, path, name='web1', incoming=False, size=8 << 20, state_size=4096):
+
+def device(name=b'nic0', kind=b'nic', state_size=4096):
+    return struct.pack('<32s32sQ', name, kind, state_size)
+
+
+class StandinVmm:
+    """registers @name at @path, in the @protocol's versions up to that one
+
+    @asked: all requests, the oldest first; @registrations: when it tried to, monotonic seconds; @refusals: what it was
+    told when it was refused; @last: the (id, role) of the migration that it was told of last; @retry: seconds between
+    two attempts, or a function of the number of refusals since it was registered."""
+
+    def __init__(self, path, name='web1', incoming=False, size=8 << 20, state_size=4096, protocol=2, fields=(), retry=.01):
         self.path, self.name, self.size, self.state_size = path, name, size, state_size
+        self.protocol, self.fields, self.retry = protocol, dict(fields), retry
         self.state = INCOMING if incoming else RUNNING
-        self.lies, self.asked, self.errors = {}, [], []
+        self.lies, self.always, self.holds, self.delays = {}, {}, {}, {}
+        self.asked, self.errors, self.registrations, self.refusals = [], [], [], []
+        self.last, self.nr_refused, self.version = NO_MIGRATION, 0, 0
+        self.may_come = threading.Event()
+        self.may_come.set()
         self.is_fresh, self.is_dead, self.is_registered = True, False, threading.Event()
         self.ram, self.area = sealed('ram', size), self.make_area()
         if not incoming:
             os.pwrite(self.ram, os.urandom(1 << 20), 0)
-        self.sock = None
+        self.sock, self.files = socket.socket(socket.AF_UNIX), []
         self.thread = threading.Thread(target=self.serve, daemon=True)
         self.thread.start()
 
@@ -49,9 +97,16 @@ class StandinVmm:
         return fd
 
     def register_body(self):
-        return struct.pack('<64s16sIIIiQQII64s', self.name.encode('latin-1'), b'', self.state, 1, 1, os.getpid(), self.area_size,
-                           self.state_size, FRESH if self.is_fresh else 0, 0, b'') + \
-            struct.pack('<64sQQQII', b'ram0', 0, self.size, 0, 4096, 0)
+        """what REGISTER says, and what @fields say instead"""
+        honest = (self.name.encode('latin-1'), b'', self.state, 1, 1, os.getpid(), self.area_size, self.state_size,
+                  FRESH if self.is_fresh else 0, 0, b'')
+        said = {**dict(zip(FIELDS, honest)), **self.fields}
+        body = REGISTERED.pack(*(said[f] for f in FIELDS))
+        body += b''.join(said.get('regions', [region(size=self.size)])) + b''.join(said.get('devices', []))
+        return body + (struct.pack('<16sII', *said.get('last', self.last), 0) if self.version >= 2 else b'')
+
+    def register_files(self):
+        return self.fields.get('files', [self.area, self.ram])
 
     def runs(self):
         return self.state == RUNNING and not self.is_dead
@@ -61,10 +116,10 @@ class StandinVmm:
     def exchange(self, kind, body, fds=()):
         socket.send_fds(self.sock, [HEAD.pack(kind, len(body), 0, 0) + body], list(fds))
         got, length, _, status = HEAD.unpack(self.receive(HEAD.size))
-        if length:
-            self.receive(length)
+        answer = self.receive(length) if length else b''
         if got != kind | REPLY or status:
-            raise ConnectionError(f'{kind} was answered with {status}')
+            raise Refused(kind, status, answer.decode(errors='backslashreplace') if kind == REGISTER else '')
+        return answer
 
     def receive(self, n):
         data = b''
@@ -80,20 +135,34 @@ class StandinVmm:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(self.path)
         self.files = []
-        self.exchange(HELLO, struct.pack('<IIQ', VMM_MAGIC, VMM_VERSION, 0))
-        self.exchange(REGISTER, self.register_body(), [self.area, self.ram])
+        newest = self.protocol << NEWEST_SHIFT if self.protocol > 1 else 0  # version 1 names no range
+        answer = self.exchange(HELLO, struct.pack('<IIQ', VMM_MAGIC, VMM_OLDEST, newest))
+        self.version = struct.unpack_from('<I', answer, 4)[0]
+        self.registrations.append(time.monotonic())
+        self.exchange(REGISTER, self.register_body(), self.register_files())
+        self.nr_refused = 0
         self.is_registered.set()
 
     def serve(self):
         while not self.is_dead:
+            self.may_come.wait()
             try:
                 self.connect()
                 while True:
                     self.take_request()
+            except Refused as e:
+                self.nr_refused += 1
+                self.refusals.append(e.text)
+                self.errors.append(str(e))
             except OSError as e:
                 self.errors.append(str(e))
             self.drop()
-            time.sleep(.01)  # between two attempts to connect, as libvmferry does
+            self.pause_before_retry()
+
+    def pause_before_retry(self):
+        until = time.monotonic() + (self.retry(self.nr_refused) if callable(self.retry) else self.retry)
+        while not self.is_dead and time.monotonic() < until:
+            time.sleep(.01)
 
     def drop(self):
         self.is_registered.clear()
@@ -102,13 +171,33 @@ class StandinVmm:
         self.files = []
         self.sock.close()
 
-    def die(self):
-        """its process is gone, and the guest with it"""
-        self.is_dead = True
+    def cut(self):
+        """the connection breaks; it registers again"""
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+
+    def leave(self):
+        """the connection breaks; it registers again after come_back()"""
+        self.may_come.clear()
+        self.cut()
+
+    def come_back(self):
+        self.may_come.set()
+
+    def die(self):
+        """its process is gone, and the guest with it"""
+        self.is_dead = True
+        self.may_come.set()
+        for h in list(self.holds.values()):
+            h.go()
+        self.cut()
+
+    def hold(self, request):
+        """the next @request is carried out and answered after go()"""
+        self.holds[request] = Hold()
+        return self.holds[request]
 
     def stop(self):
         self.die()
@@ -125,11 +214,24 @@ class StandinVmm:
             raise ConnectionError('answered in the middle of it')
         name = next(n for n, k in NAMES.items() if k == kind)
         self.asked.append(name)
-        lie = self.lies.pop(name, None)
+        self.wait_for_test(name)
+        lie = self.lies.pop(name, self.always.get(name))
         if lie:
             getattr(self, 'lie_' + lie)(kind, seq, body)
         else:
             self.answer(kind, seq, 0, self.carry_out(kind, body))
+
+    def wait_for_test(self, name):
+        hold = self.holds.get(name)
+        if hold:
+            hold.is_asked.set()
+            hold.may_go.wait()
+            if self.holds.get(name) is hold:
+                del self.holds[name]
+        if self.is_dead:
+            raise ConnectionError('dead')
+        if name in self.delays:
+            time.sleep(self.delays[name])
 
     def answer(self, kind, seq, status=0, body=b'', fds=()):
         socket.send_fds(self.sock, [HEAD.pack(kind | REPLY, len(body), seq, status) + body], list(fds))
@@ -155,10 +257,14 @@ class StandinVmm:
             if got != STATE:
                 self.errors.append('another state arrived')
             self.state = LOADED
+        if kind == MIGRATION:
+            self.last = struct.unpack('<16sI4x', body)
         if kind == RELEASE:
             self.state = RELEASED
+            self.last = NO_MIGRATION
         if kind == DISCARD:
             self.state = INCOMING
+            self.last = NO_MIGRATION
             os.pwrite(self.ram, bytes(self.size), 0)
         return b''
 
@@ -243,7 +349,7 @@ class StandinVmm:
         """it registers once more on the same connection instead of answering"""
         self.carry_out(kind, body)
         new = self.register_body()
-        socket.send_fds(self.sock, [HEAD.pack(REGISTER, len(new), 7, 0) + new], [self.area, self.ram])
+        socket.send_fds(self.sock, [HEAD.pack(REGISTER, len(new), 7, 0) + new], self.register_files())
 
 
 LIES = [n.removeprefix('lie_') for n in vars(StandinVmm) if n.startswith('lie_')]

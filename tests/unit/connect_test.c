@@ -70,7 +70,7 @@ static void on_done(void *owner)
 static void prepare(const char *uri)
 {
 	connector_init(&connector, uri);
-	connector.hello = (struct wire_hello){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .role = WIRE_RESOLVE };
+	connector.hello = wire_hello_for(WIRE_RESOLVE);
 	connector.done = on_done;
 	connector.owner = &connector;
 	nr_done = 0;

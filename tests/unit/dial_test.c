@@ -29,7 +29,8 @@
 #define PATIENCE_S 120
 
 static struct dial_limits limits;
-static struct wire_hello hello = { .magic = WIRE_MAGIC, .version = WIRE_VERSION, .role = WIRE_CONTROL, .id = { 7 } };
+static struct wire_hello hello = { .magic = WIRE_MAGIC, .version = WIRE_OLDEST, .newest = WIRE_VERSION,
+				   .role = WIRE_CONTROL, .id = { 7 } };
 static struct dial_found found;
 static struct address list[3];
 static char why[448];
@@ -369,6 +370,56 @@ static void a_request_has_one_deadline_and_bounded_room(void **state)
 	close(pair[0]);
 }
 
+/* What a peer of versions @oldest to @newest is told of a connection of @role. Return: the version that both speak */
+static int dialled(enum wire_role role, uint32_t oldest, uint32_t newest, int status)
+{
+	struct stand_in peer = { .nr = 1, .oldest = oldest, .newest = newest, .status = status };
+	int err;
+
+	hello = wire_hello_for(role);
+	stand_in_start(&peer, 2);
+	list[0] = peer.at;
+	err = first(1);
+	stand_in_join(&peer);
+	if (err)
+		return err;
+	close(found.sock);
+	found.sock = -1;
+	return (int)found.version;
+}
+
+static void versions_that_do_not_fit_are_told_in_words(void **state)
+{
+	(void)state;
+	assert_int_equal(dialled(WIRE_CONTROL, 2, 3, 0), 3);
+	assert_int_equal(found.welcome.journal[0], 0x77);
+	assert_int_equal(dialled(WIRE_CONTROL, 3, 9, 0), 3);
+	assert_int_equal(dialled(WIRE_RESOLVE, 2, 0, WIRE_RESOLVED_NEVER), 2);
+	assert_int_equal(found.welcome.status, WIRE_RESOLVED_NEVER);
+
+	assert_int_equal(dialled(WIRE_CONTROL, 2, 0, 0), -EPROTONOSUPPORT);
+	assert_non_null(strstr(why, "the vmferryd there speaks version 2 of the wire, this one needs version 3; update that one"));
+	assert_int_equal(dialled(WIRE_SETTLE, 2, 0, -EINVAL), -EPROTONOSUPPORT); /* whatever it says of the role */
+	assert_int_equal(dialled(WIRE_RESOLVE, 1, 0, -EPROTONOSUPPORT), -EPROTONOSUPPORT);
+	assert_non_null(strstr(why, "speaks version 1 of the wire, this one needs versions 2 to 3; update that one"));
+	assert_int_equal(dialled(WIRE_CONTROL, 4, 5, -EPROTONOSUPPORT), -EPROTONOSUPPORT);
+	assert_non_null(strstr(why, "speaks versions 4 to 5 of the wire, this one needs version 3; update this one"));
+	assert_int_equal(dialled(WIRE_CONTROL, 4, 2, 0), -EPROTONOSUPPORT); /* no range at all */
+}
+
+/* All that is in the first 64 bytes of a hello, and where the newest version is. */
+static void a_version_2_daemon_takes_our_hello(void **state)
+{
+	struct wire_hello h = wire_hello_for(WIRE_RESOLVE);
+	uint32_t at_8, at_64;
+
+	(void)state;
+	memcpy(&at_8, (char *)&h + 8, 4);
+	memcpy(&at_64, (char *)&h + 64, 4);
+	assert_int_equal(at_8, 2);
+	assert_int_equal(at_64, 3);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -385,6 +436,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_peer_that_hangs_up_is_told, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_full_queue_of_a_unix_socket_is_waited_out, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_request_has_one_deadline_and_bounded_room, setup, teardown),
+		cmocka_unit_test_setup_teardown(versions_that_do_not_fit_are_told_in_words, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_version_2_daemon_takes_our_hello, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

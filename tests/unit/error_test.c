@@ -204,12 +204,29 @@ static void the_end_does_not_wait_for_a_reader_for_ever(void **state)
 	assert_int_equal(status, 0);
 }
 
+/* Seen to fail without text_make_printable() in finish_line(). */
+static void a_text_from_outside_begins_no_line_of_its_own(void **state)
+{
+	char got[256];
+	ssize_t n;
+
+	(void)state;
+	assert_int_equal(log_open(), 0);
+	error_report("vm web1: %s", "off\n<2>vm web2: gone\r\xff");
+	log_close();
+	n = read(reader, got, sizeof(got) - 1);
+	assert_true(n > 0);
+	got[n] = '\0';
+	assert_string_equal(got, "<3>vm web1: off?<2>vm web2: gone??\n");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(nobody_waits_for_a_pipe_that_nobody_reads, setup, teardown),
 		cmocka_unit_test_setup_teardown(lines_of_many_threads_are_whole_and_in_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_long_message_is_cut_and_ends_its_line, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_text_from_outside_begins_no_line_of_its_own, setup, teardown),
 		cmocka_unit_test_setup_teardown(the_end_does_not_wait_for_a_reader_for_ever, setup, teardown),
 	};
 

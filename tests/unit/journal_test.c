@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,19 +17,39 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/deadline.h"
 #include "control/journal.h"
 
 static char path[64], marks[80];
 static const uint8_t id1[16] = { 1 }, id2[16] = { 2 }, id3[16] = { 3 };
 static struct loop *loop;
+static struct worker *worker;
 static int synced = 99;
+
+static uint8_t boot[16], machine[16];
+
+static int try_to_open(struct journal **j)
+{
+	struct journal_config c = { .loop = loop, .worker = worker, .path = path, .marks_path = marks };
+
+	memcpy(c.boot, boot, sizeof(boot));
+	memcpy(c.machine, machine, sizeof(machine));
+	return journal_open(&c, j);
+}
 
 static struct journal *open_journal(void)
 {
 	struct journal *j;
 
-	assert_int_equal(journal_open(loop, path, marks, &j), 0);
+	assert_int_equal(try_to_open(&j), 0);
 	return j;
+}
+
+/* Its works hang for no longer than the alarm of the test. */
+static void close_journal(struct journal *j)
+{
+	assert_true(worker_drain(worker, ~0ULL));
+	journal_close(j);
 }
 
 static int begin(struct journal *j, const uint8_t id[16], enum journal_role role, const char *vm, const char *peer)
@@ -48,8 +69,10 @@ static int setup(void **state)
 	snprintf(marks, sizeof(marks), "%s-marks", path);
 	unlink(path);
 	unlink(marks);
+	memset(boot, 'b', sizeof(boot));
+	memset(machine, 'm', sizeof(machine));
 	loop = loop_new();
-	return !loop;
+	return !loop || worker_open(loop, &worker);
 }
 
 static int teardown(void **state)
@@ -57,6 +80,7 @@ static int teardown(void **state)
 	(void)state;
 	unlink(path);
 	unlink(marks);
+	worker_close(worker);
 	loop_free(loop);
 	return 0;
 }
@@ -71,7 +95,7 @@ static void marks_survive(void **state)
 	assert_int_equal(journal_note(j, id2, JOURNAL_DESTINATION, JOURNAL_GO), 0);
 	assert_int_equal(begin(j, id3, JOURNAL_SOURCE, "a name with spaces", "unix:/x"), 0);
 	assert_int_equal(journal_note(j, id3, JOURNAL_SOURCE, JOURNAL_DONE), 0);
-	journal_close(j);
+	close_journal(j);
 	for (int i = 0; i < 2; i++) { /* also after it was written anew */
 		j = open_journal();
 		assert_int_equal(journal_open_entry(j, "web1", JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
@@ -81,7 +105,7 @@ static void marks_survive(void **state)
 		assert_null(journal_open_entry(j, "a name with spaces", JOURNAL_SOURCE));
 		assert_int_equal(journal_find(j, id3, JOURNAL_SOURCE)->mark, JOURNAL_DONE);
 		assert_string_equal(journal_find(j, id3, JOURNAL_SOURCE)->vm, "a name with spaces");
-		journal_close(j);
+		close_journal(j);
 	}
 }
 
@@ -106,10 +130,10 @@ static void both_sides_of_a_migration_have_an_entry(void **state)
 		assert_null(journal_open_entry(j, "web1", JOURNAL_DESTINATION));
 		assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
 		assert_int_equal(journal_find(j, id1, JOURNAL_DESTINATION)->mark, JOURNAL_DONE);
-		journal_close(j);
+		close_journal(j);
 		j = open_journal();
 	}
-	journal_close(j);
+	close_journal(j);
 }
 
 static void a_torn_line_does_not_count(void **state)
@@ -119,19 +143,19 @@ static void a_torn_line_does_not_count(void **state)
 
 	(void)state;
 	begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
-	journal_close(j);
+	close_journal(j);
 	f = fopen(path, "a");
 	fputs("go 01000000000000000000000000000000 source tcp:h:1 web1", f);
 	fclose(f);
 	j = open_journal();
 	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
-	journal_close(j);
+	close_journal(j);
 	f = fopen(path, "a");
 	fputs("\n\xff\xff garbage\n\n", f);
 	fclose(f);
 	j = open_journal();
 	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
-	journal_close(j);
+	close_journal(j);
 }
 
 static void on_synced(void *arg, int err)
@@ -152,11 +176,14 @@ static void a_sync_is_answered_on_the_loop(void **state)
 	assert_int_equal(synced, 99);
 	assert_int_equal(loop_run(loop), 0);
 	assert_int_equal(synced, 0);
-	journal_close(j);
+	close_journal(j);
 }
 
-/* Seen to fail: with the entries written back newest first, the second start drops the newest. */
-static void open_and_newest_entries_are_kept(void **state)
+/*
+ * An outcome stays known until the other side has it, however many come after it. Seen to fail: with all but the
+ * newest 256 closed entries dropped at start-up; without the line "settled".
+ */
+static void outcomes_are_kept_until_they_are_settled(void **state)
 {
 	uint8_t id[16] = { 0 };
 	struct journal *j = open_journal();
@@ -169,16 +196,24 @@ static void open_and_newest_entries_are_kept(void **state)
 		begin(j, id, JOURNAL_DESTINATION, "web1", "");
 		journal_note(j, id, JOURNAL_DESTINATION, JOURNAL_DONE);
 		if (n % 200 == 199) {
-			journal_close(j);
+			close_journal(j);
 			j = open_journal();
 		}
 	}
-	assert_non_null(journal_find(j, id, JOURNAL_DESTINATION));
 	assert_non_null(journal_open_entry(j, "open", JOURNAL_SOURCE));
+	assert_int_equal(journal_nr_kept(j), 601);
 	id[14] = 0;
 	id[15] = 5;
-	assert_null(journal_find(j, id, JOURNAL_DESTINATION));
-	journal_close(j);
+	assert_int_equal(journal_find(j, id, JOURNAL_DESTINATION)->mark, JOURNAL_DONE);
+	assert_int_equal(journal_settled(j, id, JOURNAL_DESTINATION), 0);
+	assert_int_equal(journal_settled(j, id, JOURNAL_DESTINATION), -ENOENT);
+	for (int i = 0; i < 3; i++) { /* also as the marks say, and after these were emptied */
+		assert_null(journal_find(j, id, JOURNAL_DESTINATION));
+		assert_int_equal(journal_nr_kept(j), 600);
+		close_journal(j);
+		j = open_journal();
+	}
+	close_journal(j);
 }
 
 /* Seen to fail: without taking the torn line back, the "go" after it is not read again. */
@@ -199,11 +234,11 @@ static void a_full_disk_is_said_and_tears_no_line(void **state)
 	assert_int_not_equal(begin(j, id2, JOURNAL_SOURCE, "web2", "tcp:h:2"), 0);
 	setrlimit(RLIMIT_FSIZE, &before);
 	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO), 0);
-	journal_close(j);
+	close_journal(j);
 	j = open_journal();
 	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
 	assert_null(journal_open_entry(j, "web2", JOURNAL_SOURCE));
-	journal_close(j);
+	close_journal(j);
 }
 
 static int sync_now(struct journal *j)
@@ -227,7 +262,7 @@ static void no_sync_succeeds_before_all_is_written(void **state)
 	(void)state;
 	begin(j, id1, JOURNAL_SOURCE, "a-name-that-is-long", "tcp:a-host-that-is-long:4747");
 	assert_int_equal(sync_now(j), 0);
-	journal_close(j);
+	close_journal(j);
 	j = open_journal(); /* its line is in the journal now, the marks are empty */
 	assert_int_equal(stat(path, &st), 0);
 	signal(SIGXFSZ, SIG_IGN);
@@ -240,11 +275,11 @@ static void no_sync_succeeds_before_all_is_written(void **state)
 	assert_int_not_equal(sync_now(j), 0);
 	setrlimit(RLIMIT_FSIZE, &before);
 	assert_int_equal(sync_now(j), 0);
-	journal_close(j);
+	close_journal(j);
 	unlink(marks);
 	j = open_journal();
 	assert_int_equal(journal_find(j, id2, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
-	journal_close(j);
+	close_journal(j);
 }
 
 /* Either file alone tells all: the disk may lag, and a tmpfs does not outlive the host. */
@@ -259,13 +294,16 @@ static void each_file_alone_is_enough(void **state)
 		int status;
 
 		if (!child) {
+			loop = loop_new(); /* its parent's threads are not here */
+			if (!loop || worker_open(loop, &worker))
+				_exit(2);
 			j = open_journal();
 			begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
 			if (journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO))
 				_exit(1);
 			if (i == 0)
 				_exit(0); /* killed: the thread may have written nothing */
-			journal_close(j);
+			close_journal(j);
 			_exit(0);
 		}
 		assert_int_equal(waitpid(child, &status, 0), child);
@@ -274,7 +312,7 @@ static void each_file_alone_is_enough(void **state)
 		j = open_journal();
 		assert_non_null(journal_find(j, id1, JOURNAL_SOURCE));
 		assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
-		journal_close(j);
+		close_journal(j);
 		unlink(path);
 		unlink(marks);
 	}
@@ -307,7 +345,7 @@ static void answers_come_in_order_and_a_forgotten_one_does_not(void **state)
 	assert_int_equal(nr_answers, 2);
 	assert_int_equal(answers[0], 0);
 	assert_int_equal(answers[1], 1);
-	journal_close(j);
+	close_journal(j);
 }
 
 /*
@@ -331,7 +369,7 @@ static void a_disk_that_hangs_stops_no_decision(void **state)
 	begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
 	journal_sync(j, on_synced, NULL);
 	while (access(held, F_OK))
-		usleep(1000);
+		worker_drain(worker, now_ns() + NS_PER_MS); /* the loop's part: the line's work is followed by the question's */
 	begin(j, id2, JOURNAL_SOURCE, "web2", "tcp:h:2");
 	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO), 0);
 	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_DONE), 0);
@@ -346,7 +384,7 @@ static void a_disk_that_hangs_stops_no_decision(void **state)
 	assert_int_equal(synced, 0);
 	alarm(0);
 	unsetenv("VMFERRY_FAULTS");
-	journal_close(j);
+	close_journal(j);
 	rmdir(folder);
 }
 
@@ -369,7 +407,7 @@ static void many_marks_are_all_found_again(void **state)
 		if (n % 500 == 499)
 			assert_int_equal(sync_now(j), 0);
 	}
-	journal_close(j);
+	close_journal(j);
 	unlink(path); /* the marks alone must do */
 	j = open_journal();
 	for (int n = 0; n < 2000; n++) {
@@ -378,7 +416,7 @@ static void many_marks_are_all_found_again(void **state)
 		assert_non_null(journal_find(j, id, JOURNAL_SOURCE));
 		assert_int_equal(journal_find(j, id, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
 	}
-	journal_close(j);
+	close_journal(j);
 }
 
 int main(void)
@@ -387,7 +425,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(marks_survive, setup, teardown),
 		cmocka_unit_test_setup_teardown(both_sides_of_a_migration_have_an_entry, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_torn_line_does_not_count, setup, teardown),
-		cmocka_unit_test_setup_teardown(open_and_newest_entries_are_kept, setup, teardown),
+		cmocka_unit_test_setup_teardown(outcomes_are_kept_until_they_are_settled, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_full_disk_is_said_and_tears_no_line, setup, teardown),
 		cmocka_unit_test_setup_teardown(no_sync_succeeds_before_all_is_written, setup, teardown),
 		cmocka_unit_test_setup_teardown(each_file_alone_is_enough, setup, teardown),

@@ -26,6 +26,7 @@
  * @gate: NULL, or waited for before it answers
  * @answered: NULL, or posted when it has
  * @status, @host: of its welcomes
+ * @oldest, @newest: versions that it speaks; 0: ours
  * @other_host: 0, or the host of the last welcome, which then is the only one with @status
  * @hellos, @socks: what it heard, and where; for the test to read after stand_in_join()
  */
@@ -35,6 +36,7 @@ struct stand_in {
 	sem_t *gate, *answered;
 	int status;
 	uint8_t host, other_host;
+	uint32_t oldest, newest;
 
 	struct wire_hello hellos[STAND_IN_MAX];
 	int socks[STAND_IN_MAX];
@@ -87,11 +89,13 @@ static inline void *stand_in_thread(void *arg)
 	if (s->gate)
 		sem_wait(s->gate);
 	for (unsigned int i = 0; i < s->nr; i++) {
-		struct wire_welcome w = { .magic = WIRE_MAGIC, .version = WIRE_VERSION };
+		struct wire_welcome w = { .magic = WIRE_MAGIC, .version = s->oldest ? s->oldest : WIRE_OLDEST,
+					  .newest = s->oldest ? s->newest : WIRE_VERSION };
 		bool is_other = s->other_host && i == s->nr - 1;
 
 		w.status = is_other || !s->other_host ? s->status : 0;
 		memset(w.host, is_other ? s->other_host : s->host, sizeof(w.host));
+		memset(w.journal, 0x77, sizeof(w.journal));
 		snprintf(w.text, sizeof(w.text), "%s", w.status < 0 ? "no room" : "");
 		if (send(s->socks[i], &w, sizeof(w), MSG_NOSIGNAL) < 0)
 			perror("# stand-in");

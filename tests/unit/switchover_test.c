@@ -2,7 +2,7 @@
 /*
  * Promise: never two guests, whatever happens in whatever order.
  * Seen to fail: an arc SRC_GO_SENT/EV_PEER_LOST -> ACT_RESUME_GUEST; an arc
- * DST_PREPARED/DEV_GO -> DACT_RUN.
+ * DST_PREPARED/DEV_GO -> DACT_RUN; an arc DST_READY/DEV_CHANNEL_LOST without DACT_TELL_FAILED.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -168,6 +168,25 @@ static void a_lost_source_discards_before_go_and_runs_after(void **state)
 	}
 }
 
+/* GO may be on its way: a source that is not told holds its guest until it loses patience. */
+static void a_lost_channel_is_told_to_the_source_before_go_and_ignored_after(void **state)
+{
+	(void)state;
+	for (int s = 0; s < DST_NR_STATES; s++) {
+		enum dst_state to = (enum dst_state)s;
+		unsigned int actions;
+
+		assert_true(switchover_dst_step(&to, DEV_CHANNEL_LOST, &actions));
+		if (s < DST_STARTING) {
+			assert_int_equal(to, DST_DISCARDED);
+			assert_int_equal(actions, DACT_DISCARD | DACT_TELL_FAILED | DACT_FINISH);
+		} else {
+			assert_int_equal(to, s);
+			assert_int_equal(actions, 0);
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -178,6 +197,7 @@ int main(void)
 		cmocka_unit_test(every_state_reaches_an_end),
 		cmocka_unit_test(destination_runs_only_when_ready_and_told),
 		cmocka_unit_test(a_lost_source_discards_before_go_and_runs_after),
+		cmocka_unit_test(a_lost_channel_is_told_to_the_source_before_go_and_ignored_after),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

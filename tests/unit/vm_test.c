@@ -159,33 +159,9 @@ void dirty_close(struct dirty *d)
 	(void)d;
 }
 
-int dirty_open(int fd, uint64_t size, const uint64_t *sizes, unsigned int nr, struct dirty **out)
-{
-	(void)fd;
-	(void)size;
-	(void)sizes;
-	(void)nr;
-	(void)out;
-	return -ENOSYS;
-}
-
-int warm_start(const struct region *r, unsigned int nr, struct warm **out)
-{
-	(void)r;
-	(void)nr;
-	(void)out;
-	return -ENOSYS;
-}
-
 void warm_stop(struct warm *w)
 {
 	(void)w;
-}
-
-int region_map(struct region *r)
-{
-	(void)r;
-	return -ENOSYS;
 }
 
 void region_unmap(struct region *r)

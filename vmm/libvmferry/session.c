@@ -149,13 +149,12 @@ static int recv_exact(struct vmferry *v, void *buf, size_t len, int *fd)
 	return 0;
 }
 
-static int greet_and_register(struct vmferry *v)
+/* Agrees on the version. */
+static int greet(struct vmferry *v)
 {
-	struct vmferry_msg_hello hello = { VMFERRY_VMM_MAGIC, VMFERRY_VMM_VERSION, 0 };
+	struct vmferry_msg_hello hello = { VMFERRY_VMM_MAGIC, VMFERRY_VMM_OLDEST,
+					   (__u64)VMFERRY_VMM_VERSION << VMFERRY_FEATURES_NEWEST_SHIFT };
 	struct vmferry_msg msg = { .type = VMFERRY_MSG_HELLO, .len = sizeof(hello) };
-	size_t regions_len = v->cfg.nr_ram * sizeof(*v->regions);
-	size_t devices_len = v->cfg.nr_devices * sizeof(v->devices[0]);
-	char body[sizeof(v->reg) + VMFERRY_MAX_REGIONS * sizeof(*v->regions) + sizeof(v->devices)];
 	int err = send_msg(v->sock, &msg, &hello, NULL, 0);
 
 	if (!err)
@@ -164,8 +163,23 @@ static int greet_and_register(struct vmferry *v)
 		err = msg.status < 0 ? msg.status : -EPROTO;
 	if (!err)
 		err = recv_exact(v, &hello, sizeof(hello), NULL);
-	if (!err && (hello.magic != VMFERRY_VMM_MAGIC || hello.version != VMFERRY_VMM_VERSION))
+	if (!err && (hello.magic != VMFERRY_VMM_MAGIC || hello.version < VMFERRY_VMM_OLDEST ||
+		     hello.version > VMFERRY_VMM_VERSION))
 		err = -EPROTO;
+	if (!err)
+		v->version = hello.version;
+	return err;
+}
+
+static int greet_and_register(struct vmferry *v)
+{
+	size_t regions_len = v->cfg.nr_ram * sizeof(*v->regions);
+	size_t devices_len = v->cfg.nr_devices * sizeof(v->devices[0]);
+	char body[sizeof(v->reg) + VMFERRY_MAX_REGIONS * sizeof(*v->regions) + sizeof(v->devices) + sizeof(v->last)];
+	size_t len = sizeof(v->reg) + regions_len + devices_len;
+	struct vmferry_msg msg;
+	int err = greet(v);
+
 	if (err)
 		return err;
 	v->reg.run_state = v->run_state;
@@ -174,8 +188,11 @@ static int greet_and_register(struct vmferry *v)
 	memcpy(body, &v->reg, sizeof(v->reg));
 	memcpy(body + sizeof(v->reg), v->regions, regions_len);
 	memcpy(body + sizeof(v->reg) + regions_len, v->devices, devices_len);
-	msg = (struct vmferry_msg){ .type = VMFERRY_MSG_REGISTER,
-				    .len = (uint32_t)(sizeof(v->reg) + regions_len + devices_len) };
+	if (v->version >= 2) {
+		memcpy(body + len, &v->last, sizeof(v->last));
+		len += sizeof(v->last);
+	}
+	msg = (struct vmferry_msg){ .type = VMFERRY_MSG_REGISTER, .len = (uint32_t)len };
 	err = send_msg(v->sock, &msg, body, v->fds, v->cfg.nr_ram + 2);
 	if (!err)
 		err = recv_exact(v, &msg, sizeof(msg), NULL);
@@ -275,6 +292,15 @@ static int do_discard(struct vmferry *v)
 		return -EINVAL;
 	v->cfg.ops->discard(v->cfg.vmm);
 	v->run_state = VMFERRY_RUN_INCOMING;
+	v->last = (struct vmferry_msg_migration){ 0 };
+	return 0;
+}
+
+static int do_migration(struct vmferry *v, const struct vmferry_msg_migration *in)
+{
+	if (in->role > VMFERRY_ROLE_DESTINATION)
+		return -EINVAL;
+	v->last = *in;
 	return 0;
 }
 
@@ -338,6 +364,8 @@ static int carry_out(struct vmferry *v, const struct vmferry_msg *msg, const voi
 		return do_release(v);
 	case VMFERRY_MSG_DISCARD:
 		return do_discard(v);
+	case VMFERRY_MSG_MIGRATION:
+		return msg->len == sizeof(struct vmferry_msg_migration) ? do_migration(v, body) : -EPROTO;
 	case VMFERRY_MSG_QUERY:
 		*ans_len = sizeof(ans->state);
 		ans->state = (struct vmferry_msg_state){ .run_state = v->run_state };
@@ -403,6 +431,7 @@ static int serve_one(struct vmferry *v)
 		v->cfg.ops->release(v->cfg.vmm);
 		/* Still here: the VMM emptied its RAM and waits for the next guest. */
 		v->run_state = VMFERRY_RUN_INCOMING;
+		v->last = (struct vmferry_msg_migration){ 0 };
 		v->is_fresh = true;
 		err = -ECONNRESET; /* register again, as what we are now */
 	}

@@ -12,6 +12,8 @@
  * struct vmferry - one VM's session with the daemon
  * @run_state: enum vmferry_run_state; written by the session thread only
  * @is_fresh: incoming, and nobody has written to RAM yet
+ * @version: of the protocol, that this connection speaks
+ * @last: the migration that the daemon told of last and that is not over; session thread
  * @stop_fd: eventfd that ends the thread
  */
 struct vmferry {
@@ -26,6 +28,8 @@ struct vmferry {
 	struct harvester *harvester;
 	uint32_t run_state;
 	bool is_fresh;
+	unsigned int version;
+	struct vmferry_msg_migration last;
 	int stop_fd;
 	int sock;
 	pthread_t thread;

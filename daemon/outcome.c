@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Answers about the outcome of migrations to this host: to a source that does not know it, to a source that does, and
+ * to an operator who wants an entry of the journal dropped.
+ *
+ * Theory of operation
+ *
+ * A source that has sent GO and heard nothing holds its guest. It asks by WIRE_RESOLVE, and runs the guest on if the
+ * answer is NEVER. So NEVER is answered only if something proves that GO was not heard here, and will not be:
+ *
+ *   live here, no GO yet        it ends, which notes "never"; then as below
+ *   live here, being started    LATER
+ *   entry says done             RUNNING
+ *   entry says never            NEVER
+ *   entry says go               LATER while its VMM may still say what it did; then UNKNOWN
+ *   entry says begun            with proof, journal_proves_no_go(): "never" is noted, NEVER; else UNKNOWN
+ *   no entry                    NEVER if this is the journal that the source was welcomed with; else UNKNOWN
+ *
+ * UNKNOWN leaves the decision to the operator of the source. Nothing is written for a question about a migration
+ * that the journal does not have: anybody may ask.
+ *
+ * A source that knows the outcome tells it by WIRE_SETTLE until it is acknowledged; then both sides drop their entries.
+ * The two sides may disagree: a source whose operator has said --run-here, while the guest runs here. Then nothing is
+ * dropped and both say so.
+ *
+ *   entry says     the source: THERE (it runs here)               HERE (it runs at the source)
+ *   none           SETTLED                                        SETTLED
+ *   begun          SETTLED; with proof CONTRADICTS                SETTLED
+ *   go             SETTLED; LATER while its VMM may still say     SETTLED; LATER while its VMM may still say
+ *   done           SETTLED                                        CONTRADICTS
+ *   never          CONTRADICTS                                    SETTLED
+ *
+ * Invariant: an entry that does not prove NEVER is dropped together with the journal's id. Else a question that comes
+ * after it, from a stranger's SETTLE for one, would take the absent entry for proof, and two guests would run.
+ *
+ * A loss of power may bring an entry back that was dropped. It is acknowledged once more, or forgotten by the operator.
+ */
+#include "outcome.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/deadline.h"
+#include "base/limited.h"
+#include "incoming.h"
+
+#define VMM_PATIENCE_S 60 /* for a VMM that has lost its connection to register again: it tries every 8 s at least */
+
+/* Of an entry that says "go": may its VMM still say whether the guest runs? */
+static bool vmm_may_still_say(const struct ferry *f, const struct journal_entry *e)
+{
+	uint64_t now_s = (uint64_t)time(NULL);
+
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next) {
+		if (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, e->id, sizeof(e->id)))
+			return true;
+		if (vm->version < 2 && !strcmp(vm->name, e->vm) &&
+		    (vm->run_state == VMFERRY_RUN_LOADED || vm->run_state == VMFERRY_RUN_RUNNING))
+			return true;
+	}
+	return now_ns() - f->started_ns < VMM_PATIENCE_S * NS_PER_S ||
+	       (e->when_s <= now_s && now_s - e->when_s < VMM_PATIENCE_S);
+}
+
+/* Does the absence of an entry prove anything to who was welcomed with @journal? */
+static bool absence_is_proof(const struct ferry *f, const uint8_t journal[16])
+{
+	static const uint8_t none[16];
+	uint8_t mine[16];
+
+	journal_id(f->journal, mine);
+	return memcmp(mine, none, sizeof(mine)) && !memcmp(mine, journal, sizeof(mine));
+}
+
+/**
+ * outcome_resolve() - a source that sent GO and heard nothing asks: does the guest run here?
+ * @journal: the id that this daemon's journal had in the welcome to @id; zeros: the source does not know it
+ */
+enum wire_resolved outcome_resolve(struct ferry *f, const uint8_t id[16], const uint8_t journal[16])
+{
+	const struct journal_entry *e;
+
+	if (incoming_give_up(f, id))
+		return WIRE_RESOLVED_LATER;
+	e = journal_find(f->journal, id, JOURNAL_DESTINATION);
+	if (!e)
+		return absence_is_proof(f, journal) ? WIRE_RESOLVED_NEVER : WIRE_RESOLVED_UNKNOWN;
+	switch (e->mark) {
+	case JOURNAL_DONE:
+		return WIRE_RESOLVED_RUNNING;
+	case JOURNAL_NEVER:
+		return WIRE_RESOLVED_NEVER;
+	case JOURNAL_GO:
+		return vmm_may_still_say(f, e) ? WIRE_RESOLVED_LATER : WIRE_RESOLVED_UNKNOWN;
+	default:
+		if (!journal_proves_no_go(f->journal, e))
+			return WIRE_RESOLVED_UNKNOWN;
+		/* A promise: it is written first. */
+		return journal_note(f->journal, id, JOURNAL_DESTINATION, JOURNAL_NEVER) ? WIRE_RESOLVED_LATER :
+											  WIRE_RESOLVED_NEVER;
+	}
+}
+
+static bool proves_never(const struct ferry *f, const struct journal_entry *e)
+{
+	return e->mark == JOURNAL_NEVER || journal_proves_no_go(f->journal, e);
+}
+
+/* See the table above. */
+static enum wire_settled judge(const struct ferry *f, const struct journal_entry *e, enum wire_outcome o)
+{
+	if (e->mark == JOURNAL_GO && vmm_may_still_say(f, e))
+		return WIRE_SETTLED_LATER;
+	if (o == WIRE_OUTCOME_THERE ? proves_never(f, e) : e->mark == JOURNAL_DONE)
+		return WIRE_SETTLED_CONTRADICTS;
+	return WIRE_SETTLED;
+}
+
+/* 0, or a negative errno: it stays */
+static int drop(struct ferry *f, const struct journal_entry *e)
+{
+	return proves_never(f, e) ? journal_settled(f->journal, e->id, e->role) : journal_drop(f->journal, e->id, e->role);
+}
+
+/** outcome_settle() - a source tells the outcome of migration @id; the entry here is dropped if it agrees */
+enum wire_settled outcome_settle(struct ferry *f, const uint8_t id[16], enum wire_outcome o)
+{
+	const struct journal_entry *e = journal_find(f->journal, id, JOURNAL_DESTINATION);
+	enum wire_settled answer;
+
+	if (incoming_is_live(f, id))
+		return WIRE_SETTLED_LATER;
+	if (!e)
+		return WIRE_SETTLED;
+	answer = judge(f, e, o);
+	if (answer == WIRE_SETTLED)
+		return drop(f, e) ? WIRE_SETTLED_LATER : WIRE_SETTLED;
+	if (answer == WIRE_SETTLED_CONTRADICTS)
+		limited_error(f->limited, LIMITED_MISPLACED,
+			      o == WIRE_OUTCOME_HERE ?
+				      "vm %s: its source says that the guest runs there, and it was started here: it may "
+				      "run twice; stop one of them" :
+				      "vm %s: its source says that the guest runs here, and it never did: it may run "
+				      "nowhere; look for it at its source", e->vm);
+	return answer;
+}
+
+/* Why the entries of @id are still needed, in @why; NULL: they are not */
+static const char *is_needed(struct ferry *f, const uint8_t id[16], char *why, size_t len)
+{
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next) {
+		if (!vm->last.role || memcmp(vm->last.id, id, sizeof(vm->last.id)) || vm->run_state == VMFERRY_RUN_RUNNING)
+			continue;
+		snprintf(why, len, "the guest of vm %s is %s here, and this entry says what becomes of it; see \"vmferry "
+			 "status %s\"", vm->name, vm_state_name(vm), vm->name);
+		return why;
+	}
+	if (!incoming_is_live(f, id) && !migration_is_live(f, id))
+		return NULL;
+	snprintf(why, len, "this migration is not over");
+	return why;
+}
+
+/**
+ * outcome_forget() - the operator says that nobody will ask about migration @id any more
+ * @why: room for words if it is refused
+ *
+ * Return: 0: the entries of both roles are gone; or a negative errno
+ */
+int outcome_forget(struct ferry *f, const uint8_t id[16], char *why, size_t len)
+{
+	int err, nr = 0;
+
+	if (is_needed(f, id, why, len))
+		return -EBUSY;
+	for (int role = JOURNAL_SOURCE; role <= JOURNAL_DESTINATION; role++) {
+		if (!journal_find(f->journal, id, (enum journal_role)role))
+			continue;
+		err = journal_drop(f->journal, id, (enum journal_role)role);
+		if (err) {
+			snprintf(why, len, "the journal cannot be written: %s", strerror(-err));
+			return err;
+		}
+		nr++;
+	}
+	journal_sync(f->journal, NULL, NULL);
+	if (nr)
+		return 0;
+	snprintf(why, len, "the journal has no migration of this id; see \"vmferry journal\"");
+	return -ENOENT;
+}
