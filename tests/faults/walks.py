@@ -88,7 +88,7 @@ class WalkVmm(StandinVmm):
         self.flows = threading.Event()
         self.flows.set()
         self.guest.vmms.append(self)
-        super().__init__(path, name, incoming, SIZE)
+        super().__init__(path, name, incoming, SIZE, protocol=walk.protocol)
 
     def carry_out(self, kind, body):
         name = NAME_OF[kind]
@@ -215,6 +215,7 @@ class Walk:
         self.strikes = [Strike(rng)]
         self.strikes += [Strike(rng, self.strikes[0]) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
         self.params = {'downtime-limit': rng.choice((100, 2000, 2000)), 'downtime-limit-strict': rng.random() < .5}
+        self.protocol = rng.choice((1, 2, 2, 2))
         self.restart_after = rng.random() ** 2 * .15
         self.guest, self.wire, self.timers = Guest(), (), []
         self.wire_flows = threading.Event()
@@ -390,7 +391,7 @@ class Walk:
             v.stop()
 
     def account(self):
-        return [f'strike: {s}{"" if s.has_struck else ", whose moment did not come"}' for s in self.strikes] + self.guest.events
+        return [f'VMM protocol {self.protocol}, {self.params}'] + [f'strike: {s}{"" if s.has_struck else ", whose moment did not come"}' for s in self.strikes] + self.guest.events
 
 
 class Hosts:
