@@ -180,8 +180,8 @@ install: all
 	install $(OUT)/bin/vmferryd $(DESTDIR)$(PREFIX)/sbin
 	install $(OUT)/bin/vmferry $(OUT)/bin/ferryvm $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(OUT)/vmm/libvmferry.a $(DESTDIR)$(PREFIX)/lib
-	install $(OUT)/vmm/libvmferry.so.0 $(DESTDIR)$(PREFIX)/lib
-	ln -sf libvmferry.so.0 $(DESTDIR)$(PREFIX)/lib/libvmferry.so
+	install $(OUT)/vmm/libvmferry.so.1 $(DESTDIR)$(PREFIX)/lib
+	ln -sf libvmferry.so.1 $(DESTDIR)$(PREFIX)/lib/libvmferry.so
 	install -m 644 vmm/libvmferry/libvmferry.h uapi/vmferry.h uapi/vmferry_vmm.h $(DESTDIR)$(PREFIX)/include
 	sed 's|@PREFIX@|$(PREFIX)|; s|@RELEASE@|$(RELEASE)|' vmm/libvmferry/libvmferry.pc.in \
 		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/libvmferry.pc

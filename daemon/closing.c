@@ -148,8 +148,7 @@ void closing_begin(struct migration *m)
 		migration_set_status(m, MIGRATION_CANCELLING);
 	peer_close(m->peer);
 	m->peer = NULL;
-	recovery_stop(m->recovery);
-	m->recovery = NULL;
+	asker_fini(&m->asker);
 	connector_fini(&m->connector);
 	precopy_stop(&m->precopy);
 	if (!m->work.is_out)

@@ -10,6 +10,9 @@
  * Peers are listened to before VMMs: a VM that registers may have a question for us to answer. What both ask
  * for is there by then. Nobody is answered before the loop runs.
  *
+ * A daemon locks its two folders first and lets them go last. If a work hangs at the end, the process ends, and with it
+ * the locks.
+ *
  * ferry_stop() decides what becomes of each guest on its way; its owner can still be told of that. ferry_close()
  * disconnects the VMMs, carries out what is out, and frees all. The journal and the loop outlive the works: these
  * note outcomes and finish on the loop's thread.
@@ -24,6 +27,7 @@
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/limited.h"
+#include "base/lock_file.h"
 #include "base/urgent.h"
 #include "migration.h"
 #include "settle.h"
@@ -60,6 +64,43 @@ static int make_dir(const char *path, mode_t mode)
 	return err;
 }
 
+static bool is_same_folder(const char *a, const char *b)
+{
+	struct stat of_a, of_b;
+
+	return !stat(a, &of_a) && !stat(b, &of_b) && of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+static int lock_folder(const char *folder, struct lock_file **lock)
+{
+	char path[300], who[32] = "";
+	pid_t holder;
+	int err;
+
+	snprintf(path, sizeof(path), "%s/lock", folder);
+	err = lock_file_take(path, lock, &holder);
+	if (holder)
+		snprintf(who, sizeof(who), " (pid %d)", holder);
+	if (err == -EWOULDBLOCK)
+		error_report("directory %s: another vmferryd%s uses it; this one ends and has changed nothing there",
+			     folder, who);
+	else if (err)
+		error_report("cannot lock %s: %s", path, strerror(-err));
+	return err;
+}
+
+/* Before anything is read or written: two daemons would undo each other's journal. */
+static int lock_folders(struct ferry *f, const struct ferry_config *c)
+{
+	int err = lock_folder(c->run_dir, &f->run_lock);
+
+	if (err || is_same_folder(c->run_dir, c->state_dir))
+		return err;
+	err = lock_folder(c->state_dir, &f->state_lock);
+	/* A full disk has no room for a new file. Guests wait for this daemon, and its run directory is locked. */
+	return err == -ENOSPC || err == -EDQUOT || err == -EROFS ? 0 : err;
+}
+
 static int open_journal(struct ferry *f, const struct ferry_config *c)
 {
 	char path[300], marks[300];
@@ -85,9 +126,8 @@ static int open_records(struct ferry *f, const struct ferry_config *c)
 	int err;
 
 	snprintf(f->learned_dir, sizeof(f->learned_dir), "%s/learned", c->state_dir);
-	err = make_dir(f->learned_dir, 0700);
-	if (!err)
-		err = scribe_open(&f->scribe);
+	make_dir(f->learned_dir, 0700); /* without it predictions begin anew each time */
+	err = scribe_open(&f->scribe);
 	snprintf(path, sizeof(path), "%s/blackouts", c->state_dir);
 	if (!err)
 		err = blackouts_open(f->scribe, f->limited, path, &f->blackouts);
@@ -120,6 +160,8 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 	f->started_ns = now_ns();
 	if (!err)
 		err = make_dir(c->state_dir, 0700);
+	if (!err)
+		err = lock_folders(f, c);
 	if (err)
 		return err;
 	f->loop = loop_new();
@@ -177,5 +219,7 @@ bool ferry_close(struct ferry *f)
 	scribe_close(f->scribe);
 	limited_close(f->limited);
 	loop_free(f->loop);
+	lock_file_release(f->state_lock);
+	lock_file_release(f->run_lock);
 	return true;
 }

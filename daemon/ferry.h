@@ -14,6 +14,7 @@
  * struct ferry - one daemon: what all its migrations share
  * @worker: does what may block, see base/worker.h
  * @limited: what is said of what others can provoke, see base/limited.h
+ * @run_lock, @state_lock: no other daemon uses these folders
  * @greeters: the peers' address; from greeter_listen() to greeter_stop()
  * @settler: tells peers the outcomes of migrations; from settle_start() to settle_stop()
  * @started_ns: when ferry_open() began
@@ -23,6 +24,7 @@
  * (connect.c), the hold on warming (pages/warm.c), and the priority of the thread that runs their loops.
  */
 struct ferry {
+	struct lock_file *run_lock, *state_lock;
 	struct loop *loop;
 	struct worker *worker;
 	struct limited *limited;

@@ -190,6 +190,13 @@ static void on_vm_back_lost(void *owner)
 	vm_put(vm);
 }
 
+/* A VMM of protocol 1 cannot say which migration it is of. */
+static bool is_of(const struct migration *m, const struct vm *vm)
+{
+	return vm->version < 2 ||
+	       (vm->last.role == JOURNAL_SOURCE && !memcmp(vm->last.id, m->id, sizeof(m->id)));
+}
+
 /**
  * migration_vm_is_back() - the VMM of a guest that is on its way has registered again
  *
@@ -202,7 +209,7 @@ bool migration_vm_is_back(struct ferry *f, struct vm *vm)
 	struct migration *m = migration_find(f, vm->name);
 	bool runs = vm->run_state == VMFERRY_RUN_RUNNING;
 
-	if (!m || m->is_doomed || m->vm_back)
+	if (!m || m->is_doomed || m->vm_back || !is_of(m, vm))
 		return false;
 	m->vm_back = vm_get(vm);
 	m->back_watcher = (struct vm_watcher){ on_vm_back_lost, m };
@@ -327,6 +334,8 @@ static int start(struct migration *m)
 	if (!err)
 		err = loop_timer_init(&m->budget, l, switchover_on_budget, m);
 	if (!err)
+		err = asker_init(&m->asker, m->f, switchover_on_peer_answered, m);
+	if (!err)
 		err = rounds_init_timers(m);
 	if (!err)
 		err = setup_describe(m);
@@ -372,6 +381,7 @@ int migration_start(struct ferry *f, const char *name, const char *uri,
 			 m->connector.text[0] ? m->connector.text : strerror(-err));
 		precopy_fini(&m->precopy);
 		loop_timer_fini(&m->budget);
+		asker_fini(&m->asker);
 		rounds_fini_timers(m);
 		vm_put(vm);
 		migration_free(m);
@@ -409,18 +419,28 @@ int migration_cancel(struct ferry *f, const char *name, char *why, size_t why_le
 	return 0;
 }
 
-/** migration_resolve() - the operator knows what became of a guest that is held */
-int migration_resolve(struct ferry *f, const char *name, bool run_here, char *why, size_t why_len)
+static struct migration *find_held(struct ferry *f, const char *vm_or_id)
 {
-	struct migration *m = migration_find(f, name);
+	for (struct migration *m = f->outgoing; m; m = m->next)
+		if (m->status == MIGRATION_HELD && held_is_meant(vm_or_id, m->name, m->id))
+			return m;
+	return NULL;
+}
 
-	if (!m || m->status != MIGRATION_HELD) {
-		snprintf(why, why_len, "vm %s: is not held", name);
+/** migration_resolve() - the operator knows what became of a guest that is held */
+int migration_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why, size_t why_len)
+{
+	struct migration *m = find_held(f, vm_or_id);
+
+	if (!m) {
+		snprintf(why, why_len, "vm %s: is not held", vm_or_id);
 		return -ESRCH;
 	}
-	recovery_stop(m->recovery);
-	m->recovery = NULL;
-	notice_report("vm %s: the operator says: %s", name, run_here ? "run it here" : "it runs there");
+	asker_stop(&m->asker);
+	notice_report("vm %s: the operator says: %s", m->name, run_here ? "run it here" : "it runs there");
+	/* A VMM that is not connected is told when it registers again: it finds this. */
+	if (run_here && !migration_vmm(m)->sock)
+		journal_note(f->journal, m->id, JOURNAL_SOURCE, JOURNAL_NEVER);
 	migration_step(m, run_here ? EV_PEER_NEVER_RAN : EV_PEER_RUNNING);
 	return 0;
 }
@@ -443,6 +463,8 @@ static void stop(struct migration *m, const char *reason)
 	if (!m->is_doomed && src_guest_may_run_here(m->state)) {
 		migration_blame(m, "%s", reason);
 		migration_step(m, EV_CANCEL);
+	} else if (!m->is_doomed && m->runs_there && m->state == SRC_GO_SENT) {
+		switchover_take_running(m, &m->running); /* it waits for the end of the grace */
 	}
 	/* A guest that is stopped goes on: the request is on its way, see also recovery.c. */
 	if (!m->is_doomed) {

@@ -113,7 +113,7 @@ struct migration;
 int migration_start(struct ferry *f, const char *vm, const char *uri,
 		    const struct migration_params *params, char *why, size_t why_len);
 int migration_cancel(struct ferry *f, const char *vm, char *why, size_t why_len);
-int migration_resolve(struct ferry *f, const char *vm, bool run_here, char *why, size_t why_len);
+int migration_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why, size_t why_len);
 bool migration_vm_is_back(struct ferry *f, struct vm *vm);
 struct migration *migration_find(struct ferry *f, const char *vm);
 void migration_stop_all(struct ferry *f, const char *reason);
@@ -138,11 +138,5 @@ const char *incoming_refuses(struct ferry *f, struct vm *vm, char *text, size_t 
 const char *recovery_refuses(void *owner, struct vm *vm, char *text, size_t len);
 void recovery_registered(void *owner, struct vm *vm);
 void recovery_clean(struct vm *vm);
-typedef void (*recovery_fn)(void *arg, bool runs_there);
-struct recovery;
-struct recovery *recovery_ask_peer(struct ferry *f, const uint8_t id[16], const char *vm,
-				   const char *uri, recovery_fn answer, void *arg);
-void recovery_stop(struct recovery *r);
-void recovery_release(struct ferry *f, struct vm *vm, const uint8_t id[16]);
 
 #endif

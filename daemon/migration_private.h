@@ -9,6 +9,7 @@
 #include "decide/clock.h"
 #include "decide/convergence.h"
 #include "decide/switchover_src.h"
+#include "held.h"
 #include "migration.h"
 #include "pages/precopy.h"
 #include "pages/warm.h"
@@ -90,7 +91,7 @@ struct migration {
 	bool is_forced; /* timeout-action pause: the limit is lifted */
 	struct loop_timer budget, timeout, progress, pause;
 	uint64_t least_left; /* bytes; for the progress timeout */
-	struct recovery *recovery;
+	struct asker asker; /* of a guest that is held */
 
 	uint64_t started_ns, active_ns, ended_ns;
 	bool wants_look;
@@ -166,6 +167,7 @@ void switchover_take_ready(struct migration *m, const struct wire_ready *r);
 void switchover_send_go(struct migration *m);
 void switchover_take_running(struct migration *m, const struct wire_running *r);
 void switchover_hold(struct migration *m);
+void switchover_on_peer_answered(void *arg, enum wire_resolved answer);
 void switchover_release(struct migration *m);
 void switchover_resume_guest(struct migration *m);
 void switchover_retry(struct migration *m);

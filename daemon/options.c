@@ -82,12 +82,12 @@ static int read_config(struct options *o, const char *path, bool must)
 {
 	FILE *f = fopen(path, "re");
 	char line[512];
-	int n = 0, err = 0;
+	int n = 0, err = f ? 0 : -errno;
 
 	if (!f) {
-		if (must || errno != ENOENT)
-			error_report("configuration file %s: %s", path, strerror(errno));
-		return must ? -errno : 0;
+		if (must || err != -ENOENT)
+			error_report("configuration file %s: %s", path, strerror(-err));
+		return must ? err : 0;
 	}
 	while (!err && fgets(line, sizeof(line), f)) {
 		char *name = trim(line), *eq = strchr(name, '=');

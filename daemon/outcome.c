@@ -14,7 +14,8 @@
  *   entry says never            NEVER
  *   entry says go               LATER while its VMM may still say what it did; then UNKNOWN
  *   entry says begun            with proof, journal_proves_no_go(): "never" is noted, NEVER; else UNKNOWN
- *   no entry                    NEVER if this is the journal that the source was welcomed with; else UNKNOWN
+ *   no entry                    RUNNING if a VM here says that it has arrived by this migration; else
+ *                               NEVER if this is the journal that the source was welcomed with; else UNKNOWN
  *
  * UNKNOWN leaves the decision to the operator of the source. Nothing is written for a question about a migration
  * that the journal does not have: anybody may ask.
@@ -64,6 +65,16 @@ static bool vmm_may_still_say(const struct ferry *f, const struct journal_entry 
 	       (e->when_s <= now_s && now_s - e->when_s < VMM_PATIENCE_S);
 }
 
+/* Of a migration that is not in the journal: does a VM here say that it came by it? It has been started then. */
+static bool has_arrived(const struct ferry *f, const uint8_t id[16])
+{
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
+		if (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, id, sizeof(vm->last.id)) &&
+		    (vm->run_state == VMFERRY_RUN_RUNNING || vm->run_state == VMFERRY_RUN_PAUSED))
+			return true;
+	return false;
+}
+
 /* Does the absence of an entry prove anything to who was welcomed with @journal? */
 static bool absence_is_proof(const struct ferry *f, const uint8_t journal[16])
 {
@@ -85,6 +96,8 @@ enum wire_resolved outcome_resolve(struct ferry *f, const uint8_t id[16], const 
 	if (incoming_give_up(f, id))
 		return WIRE_RESOLVED_LATER;
 	e = journal_find(f->journal, id, JOURNAL_DESTINATION);
+	if (!e && has_arrived(f, id))
+		return WIRE_RESOLVED_RUNNING;
 	if (!e)
 		return absence_is_proof(f, journal) ? WIRE_RESOLVED_NEVER : WIRE_RESOLVED_UNKNOWN;
 	switch (e->mark) {

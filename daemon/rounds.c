@@ -67,6 +67,9 @@ static void on_channel_failed(void *owner, unsigned int channel, int err)
 {
 	struct migration *m = owner;
 
+	/* All of it is there, as READY said. What GO comes to is heard on the control connection. */
+	if (!src_guest_may_run_here(m->state))
+		return;
 	migration_blame(m, "channel %u: %s in round %u", channel,
 	      err == -ETIMEDOUT ? "nothing moved for 10 s" : strerror(-err),
 	      m->report.dirty_sync_count + 1);

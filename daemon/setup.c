@@ -45,7 +45,10 @@ const char *setup_refuses(struct ferry *f, const char *name, const struct migrat
 			 "vm %s: not known here; \"vmferry list\" shows those that are", name);
 		return text;
 	}
-	if (migration_find(f, name) && migration_is_closing(migration_find(f, name)))
+	if (held_find(f, name))
+		snprintf(text, len, "vm %s: is held paused: it may run at another host; see \"vmferry status %s\", and "
+			 "\"vmferry resolve\"", name, name);
+	else if (migration_find(f, name) && migration_is_closing(migration_find(f, name)))
 		snprintf(text, len, "vm %s: its last migration is being closed still; try again in a moment; see "
 			 "\"vmferry status %s\"", name, name);
 	else if (vm->is_busy || (migration_find(f, name) && !migration_is_over(migration_status(migration_find(f, name)))))
@@ -232,6 +235,8 @@ static void on_opened(struct work *w)
 		migration_blame(m, "cannot open channels: %s", strerror(-err));
 		migration_step(m, EV_CANCEL);
 	} else {
+		/* Long before the stop: whoever hears of this VM again finds the journal's entry by it. */
+		vm_tell_migration(m->vm, m->id, VMFERRY_ROLE_SOURCE);
 		vm_ask(m->vm, VM_START_LOG, NULL, 0, -1, on_logging, m);
 	}
 }

@@ -39,14 +39,21 @@ static void on_journaled(void *arg, int err)
 	migration_step(m, EV_JOURNALED);
 }
 
+static void describe(const struct migration *m, struct journal_entry *e)
+{
+	*e = (struct journal_entry){ .role = JOURNAL_SOURCE };
+	memcpy(e->id, m->id, sizeof(e->id));
+	snprintf(e->vm, sizeof(e->vm), "%s", m->name);
+	snprintf(e->peer, sizeof(e->peer), "%s", m->connector.peer);
+	memcpy(e->peer_journal, m->connector.welcome.journal, sizeof(e->peer_journal));
+}
+
 void switchover_begin_journal(struct migration *m)
 {
-	struct journal_entry e = { .role = JOURNAL_SOURCE };
+	struct journal_entry e;
 	int err;
 
-	memcpy(e.id, m->id, sizeof(e.id));
-	snprintf(e.vm, sizeof(e.vm), "%s", m->name);
-	snprintf(e.peer, sizeof(e.peer), "%s", m->connector.peer);
+	describe(m, &e);
 	err = journal_begin(m->f->journal, &e);
 	if (err)
 		on_journaled(m, err);
@@ -318,23 +325,24 @@ bool switchover_may_go_on(struct migration *m)
 	return false;
 }
 
-static void on_peer_answered(void *arg, bool runs_there)
+/** switchover_on_peer_answered() - the destination knows what became of a guest that is held */
+void switchover_on_peer_answered(void *arg, enum wire_resolved answer)
 {
-	struct migration *m = arg;
-
-	m->recovery = NULL;
-	migration_step(m, runs_there ? EV_PEER_RUNNING : EV_PEER_NEVER_RAN);
+	migration_step(arg, answer == WIRE_RESOLVED_RUNNING ? EV_PEER_RUNNING : EV_PEER_NEVER_RAN);
 }
 
 void switchover_hold(struct migration *m)
 {
+	struct journal_entry e;
+
+	describe(m, &e);
 	migration_set_status(m, MIGRATION_HELD);
 	error_report("vm %s: %s after GO was sent: the guest is held paused here, for it may run at %s; "
 		     "asking there until it answers; if you know better: \"vmferry resolve %s --gone\" or "
 		     "\"--run-here\"", m->name, m->error, m->connector.peer, m->name);
 	peer_close(m->peer);
 	m->peer = NULL;
-	m->recovery = recovery_ask_peer(m->f, m->id, m->name, m->connector.peer, on_peer_answered, m);
+	asker_start(&m->asker, &e);
 }
 
 void switchover_release(struct migration *m)
@@ -342,5 +350,5 @@ void switchover_release(struct migration *m)
 	if (m->status == MIGRATION_HELD)
 		migration_set_status(m, MIGRATION_DEVICE); /* decided: nothing is left to resolve */
 	migration_note_tracker(m); /* while it is still there */
-	recovery_release(m->f, migration_vmm(m), m->id);
+	held_release(migration_vmm(m)->held, m->id, JOURNAL_SOURCE);
 }

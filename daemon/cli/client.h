@@ -19,6 +19,7 @@ json_t *client_next_event(struct client *c);
 int watch_migration(struct client *c, const char *vm, int as_json);
 int write_report(json_t *account, const char *path);
 void print_blackouts(json_t *answer);
+int print_journal(struct client *c, int as_json, json_t **error);
 int watch_stalls(int pid, double min_ms, double seconds, int as_json);
 
 #endif

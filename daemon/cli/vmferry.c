@@ -33,8 +33,12 @@ static const char usage[] =
 	"                           the daemon's loop was ever kept from the next guest\n"
 	"  cancel VM                call its migration off; the guest stays here\n"
 	"  events                   follow what happens, one JSON object a line\n"
-	"  resolve VM               a guest held after a lost GO: --gone (it runs there; never\n"
-	"                           here again) or --run-here (it surely does not run there)\n"
+	"  resolve VM|ID            a guest that is held paused, since nobody says whether it runs elsewhere:\n"
+	"                           --gone (it runs there; never here again) or --run-here (it surely\n"
+	"                           does not run there); ID: of its migration\n"
+	"  journal                  migrations whose outcome is not known, or not acknowledged by the other\n"
+	"                           host yet\n"
+	"  forget ID                drop one of them: the other host is gone for good\n"
 	"  blackouts [VM]           how long guests stood still, as a histogram and part by part;\n"
 	"                           --last N (100)\n"
 	"  report VM --html FILE    the running or last migration as a page: rounds, blackout,\n"
@@ -192,6 +196,20 @@ static int do_resolve(struct client *c, struct cli *o, char **args)
 	return do_simple(c, "resolve", json_pack("{s:s, s:b}", "vm", args[0], "run-here", o->run_here));
 }
 
+static int do_journal(struct client *c, struct cli *o, char **args)
+{
+	json_t *error;
+
+	(void)args;
+	return print_journal(c, o->as_json, &error) ? refused(error) : EXIT_OK;
+}
+
+static int do_forget(struct client *c, struct cli *o, char **args)
+{
+	(void)o;
+	return do_simple(c, "journal-forget", json_pack("{s:s}", "id", args[0]));
+}
+
 static int do_events(struct client *c, struct cli *o, char **args)
 {
 	json_t *e;
@@ -276,6 +294,7 @@ static const struct verb {
 	{ "cancel", 1, 1, do_cancel, 0 }, { "events", 0, 0, do_events, 0 },   { "resolve", 1, 1, do_resolve, 0 },
 	{ "watch", 0, 0, do_watch, 1 },   { "blackouts", 0, 1, do_blackouts, 0 },
 	{ "report", 1, 1, do_report, 0 },
+	{ "journal", 0, 0, do_journal, 0 }, { "forget", 1, 1, do_forget, 0 },
 };
 
 static const struct option longs[] = {

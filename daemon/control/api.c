@@ -15,8 +15,10 @@
 #include <time.h>
 
 #include "api_client.h"
+#include "api_journal.h"
 #include "base/deadline.h"
 #include "base/error.h"
+#include "held.h"
 #include "peer/address.h"
 #include "report.h"
 
@@ -220,13 +222,18 @@ static json_t *cmd_query_parameters(struct api *a, json_t *args, char *why, size
 	return report_params(&a->params);
 }
 
+/* A live migration first: that of a guest which is held may be over, and its account is of the past. */
 static json_t *cmd_query_migrate(struct api *a, json_t *args, char *why, size_t len)
 {
 	const char *vm = name_of(args, "vm", why, len);
 	struct migration *m = vm ? migration_find(a->f, vm) : NULL;
+	json_t *held;
 
 	if (!vm)
 		return NULL;
+	held = m && !migration_is_over(migration_status(m)) ? NULL : report_held(a->f, vm);
+	if (held)
+		return held;
 	return m ? report_migration(m) : json_pack("{s:s, s:s}", "vm", vm, "status", "none");
 }
 
@@ -248,7 +255,16 @@ static json_t *cmd_resolve(struct api *a, json_t *args, char *why, size_t len)
 		snprintf(why, len, "argument 'run-here' must be true or false");
 		return NULL;
 	}
-	return migration_resolve(a->f, vm, json_is_true(here), why, len) ? NULL : json_object();
+	return held_resolve(a->f, vm, json_is_true(here), why, len) ? NULL : json_object();
+}
+
+static const char *status_of(struct ferry *f, const struct vm *vm)
+{
+	const struct migration *m = vm_is_incoming(vm) ? NULL : migration_find(f, vm->name);
+
+	if (!vm_is_incoming(vm) && held_find(f, vm->name))
+		return migration_status_name(MIGRATION_HELD);
+	return m ? migration_status_name(migration_status(m)) : "none";
 }
 
 static json_t *cmd_query_vms(struct api *a, json_t *args, char *why, size_t len)
@@ -258,15 +274,12 @@ static json_t *cmd_query_vms(struct api *a, json_t *args, char *why, size_t len)
 	(void)args;
 	(void)why;
 	(void)len;
-	for (struct vm *vm = a->f->vms.first; vm; vm = vm->next) {
-		struct migration *m = vm_is_incoming(vm) ? NULL : migration_find(a->f, vm->name);
-
+	for (struct vm *vm = a->f->vms.first; vm; vm = vm->next)
 		json_array_append_new(
 			list, json_pack("{s:s, s:s, s:b, s:i, s:I, s:i, s:s}", "name", vm->name, "status",
 					vm_state_name(vm), "busy", vm->is_busy, "vcpus", (int)vm->nr_vcpus, "ram",
 					(json_int_t)vm_ram_size(vm), "pid", vm->pid, "migration",
-					m ? migration_status_name(migration_status(m)) : "none"));
-	}
+					status_of(a->f, vm)));
 	return list;
 }
 
@@ -292,6 +305,16 @@ static char *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_t 
 	free(list);
 	json_decref(probe);
 	return text;
+}
+
+static json_t *cmd_query_journal(struct api *a, json_t *args, char *why, size_t len)
+{
+	return api_query_journal(a->f, args, why, len);
+}
+
+static json_t *cmd_journal_forget(struct api *a, json_t *args, char *why, size_t len)
+{
+	return api_journal_forget(a->f, args, why, len);
 }
 
 static json_t *cmd_query_version(struct api *a, json_t *args, char *why, size_t len)
@@ -328,6 +351,8 @@ static const struct command commands[] = {
 	{ "query-vms", .run = cmd_query_vms },
 	{ "query-blackouts", .write = cmd_query_blackouts },
 	{ "query-loop", .run = cmd_query_loop },
+	{ "query-journal", .run = cmd_query_journal },
+	{ "journal-forget", .run = cmd_journal_forget },
 	{ "query-version", .run = cmd_query_version },
 	{ "query-commands", .run = cmd_query_commands },
 	{ "resolve", .run = cmd_resolve },

@@ -10,7 +10,8 @@
  *   journal_disk_sync()   @unsynced -> @synced; if the sync fails, back to @unwritten
  *
  * A sync that fails is not repeated: the kernel may have dropped the pages and say that all is well the next time. The
- * lines since the last good sync are written once more, behind what is there. A line twice says the same.
+ * lines since the last good sync are written once more, behind what is there and behind a line's end of their own. A line
+ * twice says the same.
  *
  * A file is written anew beside the old one: lines, fsync(), rename(), fsync() of the folder. Without the last one a loss
  * of power may bring the old file back, without what was appended and synced since. So no sync succeeds before it. What is
@@ -240,7 +241,7 @@ static int rewrite_from(struct journal_disk *d, const uint8_t id[16], const stru
 	d->size = lseek(fd, 0, SEEK_END);
 	d->compact_at = SMALL;
 	d->fd = take_fd(&fd);
-	d->must_rewrite = d->is_first = false;
+	d->must_rewrite = d->is_first = d->must_end_line = false;
 	d->must_sync_folder = true;
 	return sync_folder(d);
 }
@@ -316,14 +317,18 @@ static int write_line(struct journal_disk *d, const struct journal_job *job)
 {
 	const struct journal_kept *k = job->of;
 	bool is_renewal = job->line == JOURNAL_LINE_FORGOT;
-	char text[JOURNAL_LINE_ROOM];
-	size_t len = journal_file_line(text, job->line, &k->e, job->when_s, is_renewal ? k->renewed : NULL);
+	char text[JOURNAL_LINE_ROOM + 1] = "\n";
+	size_t before = d->must_end_line;
+	size_t len = before + journal_file_line(text + before, job->line, &k->e, job->when_s,
+						is_renewal ? k->renewed : NULL);
 	off_t begin = lseek(d->fd, 0, SEEK_END);
 	int err = write_whole(d->fd, text, len);
 
 	d->size = begin + (off_t)len;
-	if (!err)
+	if (!err) {
+		d->must_end_line = false;
 		return 0;
+	}
 	/* A torn line would swallow the next one. */
 	if (begin >= 0 && ftruncate(d->fd, begin))
 		error_report("journal: a line that did not fit cannot be taken back: %s", strerror(errno));
@@ -364,5 +369,6 @@ int journal_disk_sync(struct journal_disk *d)
 	}
 	STAILQ_CONCAT(&d->unsynced, &d->unwritten);
 	STAILQ_CONCAT(&d->unwritten, &d->unsynced);
+	d->must_end_line = true;
 	return -errno;
 }

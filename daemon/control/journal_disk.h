@@ -12,6 +12,7 @@
  * @compact_at: no smaller file is compacted
  * @must_rewrite: what is there cannot be continued: no file, an old format, damage, or another host's
  * @is_first: what is there is of the format before
+ * @must_end_line: a sync failed: what was written may be lost, and with it the end of its last line
  * @must_sync_folder: the file was renamed, and the folder may not know it after a loss of power
  * @unwritten: what the file lacks, oldest first
  * @unsynced: what a sync still has to cover, oldest first
@@ -22,7 +23,7 @@ struct journal_disk {
 	uint8_t machine[16];
 	int fd;
 	off_t size, end, compact_at;
-	bool must_rewrite, is_first, must_sync_folder;
+	bool must_rewrite, is_first, must_end_line, must_sync_folder;
 	struct journal_jobs unwritten, unsynced, synced;
 };
 

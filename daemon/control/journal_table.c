@@ -38,20 +38,20 @@ void journal_table_fini(struct journal_table *t)
 	t->buckets = NULL;
 }
 
-static struct journal_kept **bucket_of(const struct journal_table *t, const uint8_t id[16], enum journal_role role)
+static struct journal_kept **bucket_of(const struct journal_table *t, const uint8_t id[16])
 {
 	uint64_t half[2], h;
 
 	memcpy(half, id, 16);
 	h = (half[0] ^ t->key) * 0x9e3779b97f4a7c15ULL;
-	h = (h ^ h >> 32 ^ half[1] ^ (uint64_t)role) * (t->key | 1);
+	h = (h ^ h >> 32 ^ half[1]) * (t->key | 1);
 	return &t->buckets[(h ^ h >> 29) & (t->nr_buckets - 1)];
 }
 
 /** journal_table_find() - NULL: no such entry */
 struct journal_kept *journal_table_find(const struct journal_table *t, const uint8_t id[16], enum journal_role role)
 {
-	struct journal_kept *k = *bucket_of(t, id, role);
+	struct journal_kept *k = *bucket_of(t, id);
 
 	while (k && (k->e.role != role || memcmp(k->e.id, id, 16)))
 		k = k->same_bucket;
@@ -72,7 +72,7 @@ static void grow(struct journal_table *t)
 	t->buckets = more;
 	t->nr_buckets *= 4;
 	TAILQ_FOREACH(k, &t->order, order) {
-		struct journal_kept **bucket = bucket_of(t, k->e.id, k->e.role);
+		struct journal_kept **bucket = bucket_of(t, k->e.id);
 
 		k->same_bucket = *bucket;
 		*bucket = k;
@@ -99,7 +99,7 @@ void journal_table_add(struct journal_table *t, struct journal_kept *k)
 	struct journal_kept **bucket;
 
 	grow(t);
-	bucket = bucket_of(t, k->e.id, k->e.role);
+	bucket = bucket_of(t, k->e.id);
 	k->same_bucket = *bucket;
 	*bucket = k;
 	TAILQ_INSERT_TAIL(&t->order, k, order);
@@ -110,7 +110,7 @@ void journal_table_add(struct journal_table *t, struct journal_kept *k)
 /** journal_table_remove() - @k is the caller's from here on */
 void journal_table_remove(struct journal_table *t, struct journal_kept *k)
 {
-	struct journal_kept **p = bucket_of(t, k->e.id, k->e.role);
+	struct journal_kept **p = bucket_of(t, k->e.id);
 
 	while (*p != k)
 		p = &(*p)->same_bucket;

@@ -3,7 +3,7 @@
 """The benchmark of the main job: our side and stock QEMU in turns in one run, medians.
 
   tests/bench/migrate.py [--turns N] [--switchovers N] [CASE...]
-  cases: total untouched_destination blackout dirtying untouched_ram zeros collect
+  cases: total untouched_destination blackout dirtying untouched_ram zeros collect go_note
 
 Prints a table, then as the last line one JSON object. Exits 0 if it could measure."""
 import argparse, contextlib, json, math, os, statistics, subprocess, sys, tempfile, time
@@ -231,6 +231,16 @@ def case_collect(o):
     out = subprocess.run([os.path.join(OUT, 'bin', 'bare_pair'), 'collect'], stdout=subprocess.PIPE, check=True)
     ms = int(out.stdout.split()[1]) / 1e6
     target('collecting 1,000 dirty pages of 1 TiB', 1, ms, 'ms', ms <= 1)
+
+
+def case_go_note(o):
+    """what the journal adds to each blackout: the marks on a tmpfs, the journal on a disk"""
+    with tempfile.TemporaryDirectory(dir='/dev/shm') as run, tempfile.TemporaryDirectory(dir='/var/tmp') as state:
+        out = subprocess.run([os.path.join(OUT, 'bin', 'go_note'), '10000', run, state], stdout=subprocess.PIPE, check=True)
+    middle, p99, longest = (int(ns) / 1e3 for ns in out.stdout.split())
+    say(f'10,000 notes of GO: median {middle:.1f} us, 99th percentile {p99:.1f} us, longest {longest:.0f} us')
+    raw['go_note_us'] = {'median': middle, 'p99': p99, 'max': longest}
+    target('a note of GO, 99th percentile of 10,000', 50, round(p99, 1), 'us', p99 < 50)
 
 
 CASES = {k[5:]: v for k, v in list(globals().items()) if k.startswith('case_')}

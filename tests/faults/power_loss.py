@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Promise: what a destination's journal cannot hold, or has lost, makes no second guest run.
+"""Promise: what a destination's journal cannot hold, or has lost, makes no second guest run; what it has is kept until
+the source has acknowledged it, whatever else happens meanwhile, and no longer.
 
 Seen to fail: with a GO that cannot be written answered by RUN, the guest runs there while the journal says "begun", from
-which the next question is answered NEVER."""
-import os, subprocess, sys
+which the next question is answered NEVER; with NEVER answered from any "begun", the source of a host that lost power runs
+its guest on; with a journal that keeps 256 outcomes, those that others left push out the one that is still asked for; without
+settle_soon() and settle_start() the journals are never empty again; with a source that takes CONTRADICTS for SETTLED
+its operator never hears of it; without journal_refuses() a full journal lets guests in."""
+import os, signal, socket, struct, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from cutter import Cutter
-from ferry import Scene, ended, expect, main, migrate, wait_for
+from cutter import Cutter, recv_all
+from ferry import OUT, Scene, ended, expect, main, migrate, stop, wait_for
+from proxies import Etc
+from standin_vmm import INCOMING, PAUSED, RELEASED, StandinVmm
 
 GUEST = 'v0=seq:60:8'
 FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
@@ -25,6 +31,64 @@ def fill(folder):
             except OSError:
                 pass
     os.sched_setaffinity(0, cpus)
+
+
+def marks(daemon):
+    """{VM: mark} of all that the journal keeps"""
+    return {e['vm']: e['mark'] for e in daemon.ask('query-journal')['entries']}
+
+
+def resolve(daemon, ident):
+    """what the daemon says of migration @ident to who asks by version 3 and names no journal"""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(daemon.listen.removeprefix('unix:'))
+        s.sendall(struct.pack('<QIIQ16sII16sI60x', 0x59525245464d56, 2, 3, 0, ident, 0, 0, bytes(16), 3))
+        return struct.unpack_from('<i', recv_all(s, 416), 12)[0]
+
+
+class LostRunning:
+    """web1 has moved from a to b, but a stands since just before it would have heard so, and its connections are cut"""
+
+    def __enter__(self):
+        self.scene = s = Scene().__enter__()
+        self.a, self.b = s.daemon('a'), s.daemon('b')
+        self.src = StandinVmm(self.a.vmm, 'web1')
+        self.dst = StandinVmm(self.b.vmm, 'web1', incoming=True)
+        self.vmms = [self.src, self.dst]
+        self.path = os.path.join(s.dir, 'cutter.sock')
+        self.cutter = c = Cutter(self.path, self.b.listen, 'running', 'call', lambda: (stop(self.a.proc), c.cut(*c.socks)))
+        try:
+            wait_for('the VMs', lambda: self.src.is_registered.is_set() and self.dst.is_registered.is_set())
+            self.a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            wait_for('RUNNING to be lost', c.has_cut.is_set, 60)
+            wait_for('it to be noted', lambda: marks(self.b) == {'web1': 'done'})
+            self.id = bytes.fromhex(self.b.ask('query-journal')['entries'][0]['id'])
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def vmm(self, daemon, *args, **kw):
+        self.vmms.append(StandinVmm(daemon.vmm, *args, **kw))
+        return self.vmms[-1]
+
+    def __exit__(self, *why):
+        self.go_on()
+        self.cutter.stop()
+        for v in self.vmms:
+            v.stop()
+        self.scene.__exit__(*why)
+
+    def go_on(self):
+        self.a.proc.send_signal(signal.SIGCONT)
+
+    def status(self):
+        return self.a.ask('query-migrate', vm='web1')['status']
+
+
+def forget(daemon, ident):
+    return subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', daemon.control, 'forget', ident],
+                          stderr=subprocess.PIPE, text=True)
 
 
 def final(daemon):
@@ -71,4 +135,117 @@ def a_go_that_cannot_be_written_is_refused():
             subprocess.run(['umount', b.dir], check=True)
 
 
-main([a_go_that_cannot_be_written_is_refused])
+def a_destination_that_lost_power_promises_nothing():
+    """its disk has "begun", and what followed is lost: the guest may have run, and its disk has moved on"""
+    with LostRunning() as x:
+        x.dst.die()
+        x.b.kill()
+        os.unlink(x.b.dir + '/journal-marks')
+        with open(x.b.dir + '/state/journal', 'rb+') as f:
+            synced = [line for line in f.readlines() if not line.startswith((b'go ', b'done '))]
+            f.seek(0)
+            f.truncate()
+            f.writelines(synced)
+        x.b.wrap = Etc(x.scene, boot_id='5f1b0e2c-0000-4000-8000-123456789abc\n').wrap
+        x.b.start()
+        expect(marks(x.b) == {'web1': 'begun'}, str(marks(x.b)))
+        expect(resolve(x.b, x.id) == 4, f'it answered {resolve(x.b, x.id)}')
+        asked = len(x.cutter.socks)
+        x.go_on()
+        wait_for('the source to have asked', lambda: len(x.cutter.socks) >= asked + 4, 60)
+        expect(x.status() == 'held' and x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
+        x.a.ask('resolve', vm='web1', **{'run-here': True})
+        wait_for('the guest to run here', x.src.runs)
+        wait_for('both to agree', lambda: marks(x.a) == {} == marks(x.b), 60)
+        expect(resolve(x.b, x.id) == 4, 'an absent entry is taken for proof')
+
+
+def outcomes_of_others_push_no_outcome_out():
+    """262 migrations of another guest come to nothing at b; then the source of the first one asks"""
+    with LostRunning() as x:
+        c = x.scene.daemon('c')
+        other, there = x.vmm(c, 'web2'), x.vmm(x.b, 'web2', incoming=True)
+        wait_for('the other VMs', lambda: other.is_registered.is_set() and there.is_registered.is_set())
+        for _ in range(262):
+            wait_for('a VMM that waits', lambda: there.state == INCOMING and not x.b.vms()['web2-in']['busy'])
+            there.lies['load'] = 'refuse'
+            got = migrate(c, x.b, vm='web2', **FOR_EVER)
+            expect(got['status'] == 'failed', got['status'])
+            wait_for('it to run on', other.runs)
+        x.go_on()
+        wait_for('its end', lambda: x.status() == 'completed', 60)
+        expect(x.src.state == RELEASED and x.dst.runs(), 'not where it was')
+        wait_for('all to agree', lambda: marks(x.a) == marks(x.b) == marks(c) == {}, 60)
+
+
+def both_sides_say_that_they_contradict():
+    """the operator at a was wrong: each says so once, and keeps what it knows until it is told to forget"""
+    with LostRunning() as x:
+        x.cutter.stop()
+        x.go_on()
+        wait_for('it to be held', lambda: x.status() == 'held', 60)
+        x.a.ask('resolve', vm='web1', **{'run-here': True})
+        wait_for('the guest to run there, too', x.src.runs)
+        expect(x.dst.runs(), 'it does not run there')
+        x.cutter = Cutter(x.path, x.b.listen)
+        wait_for('words', lambda: 'may run twice' in x.a.text() and 'may run twice' in x.b.text(), 60)
+        expect(x.b.text().count('may run twice') == x.a.text().count('may run twice') == 1, 'said more than once')
+        expect(marks(x.a) == {'web1': 'never'} and marks(x.b) == {'web1': 'done'}, f'{marks(x.a)} {marks(x.b)}')
+        for d in (x.a, x.b):
+            expect(forget(d, x.id.hex()).returncode == 0 and marks(d) == {}, 'not forgotten')
+        got = forget(x.b, x.id.hex())
+        expect(got.returncode == 4 and 'no migration of this id' in got.stderr, got.stderr)
+        expect(forget(x.b, 'web1').returncode == 4, 'a name is no id')
+        expect(resolve(x.b, x.id) == 4, 'what was forgotten is taken for proof')
+
+
+def an_outcome_waits_for_a_peer_that_is_away():
+    """also over a restart of the source's daemon"""
+    with Scene() as s:
+        a, b = s.daemon('a'), s.daemon('b')
+        vmms = StandinVmm(a.vmm, 'web1'), StandinVmm(b.vmm, 'web1', incoming=True)
+        path = os.path.join(s.dir, 'cutter.sock')
+        c = Cutter(path, b.listen, 'failed', 'call', lambda: os.unlink(path))  # nobody reaches b under this address
+        try:
+            wait_for('the VMs', lambda: all(v.is_registered.is_set() for v in vmms))
+            vmms[1].lies['load'] = 'refuse'
+            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            wait_for('its end', lambda: ended(a), 60)
+            wait_for('its outcome', lambda: marks(a) == marks(b) == {'web1': 'never'})
+            a.kill(signal.SIGTERM)
+            a.start()
+            expect(marks(a) == marks(b) == {'web1': 'never'}, f'{marks(a)} {marks(b)}')
+            c.listener.close()
+            c = Cutter(path, b.listen)
+            wait_for('both to agree', lambda: marks(a) == {} == marks(b), 60)
+            expect(vmms[0].runs() and not vmms[1].runs(), 'not where it was')
+        finally:
+            c.stop()
+            for v in vmms:
+                v.stop()
+
+
+def a_journal_full_of_what_nobody_acknowledges_lets_no_guest_in():
+    with Scene() as s:
+        a, b = s.daemon('a'), s.daemon('b')
+        b.kill(signal.SIGTERM)
+        with open(b.dir + '/state/journal', 'w') as f:  # of the format before: without ids and sums
+            f.writelines(f'begun {n:032x} destination - vm{n}\n' for n in range(1, 4097))
+        b.start()
+        src, dst = s.vmm(a, append=GUEST, ram='32M', options=['--stay']), \
+            s.vmm(b, incoming=True, ram='32M', options=['--stay'])
+        src.wait_filled()
+        got = migrate(a, b)
+        expect(got['status'] == 'failed' and 'vmferry forget' in got['error-desc'], f"{got['status']}: {got.get('error-desc')}")
+        listed = subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', b.control, 'journal', '--json'],
+                                stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+        expect(len(listed) == 4096 and '"vm":"vm4096"' in listed[-1], f'{len(listed)} lines')
+        expect(forget(b, f'{7:032x}').returncode == 0, 'not forgotten')
+        got = migrate(a, b)
+        expect(got['status'] == 'completed', f"with room: {got.get('error-desc')}")
+        dst.verdict()
+
+
+main([a_go_that_cannot_be_written_is_refused, a_destination_that_lost_power_promises_nothing,
+      outcomes_of_others_push_no_outcome_out, both_sides_say_that_they_contradict, an_outcome_waits_for_a_peer_that_is_away,
+      a_journal_full_of_what_nobody_acknowledges_lets_no_guest_in])

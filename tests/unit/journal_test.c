@@ -17,73 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/deadline.h"
-#include "control/journal.h"
-
-static char path[64], marks[80];
-static const uint8_t id1[16] = { 1 }, id2[16] = { 2 }, id3[16] = { 3 };
-static struct loop *loop;
-static struct worker *worker;
-static int synced = 99;
-
-static uint8_t boot[16], machine[16];
-
-static int try_to_open(struct journal **j)
-{
-	struct journal_config c = { .loop = loop, .worker = worker, .path = path, .marks_path = marks };
-
-	memcpy(c.boot, boot, sizeof(boot));
-	memcpy(c.machine, machine, sizeof(machine));
-	return journal_open(&c, j);
-}
-
-static struct journal *open_journal(void)
-{
-	struct journal *j;
-
-	assert_int_equal(try_to_open(&j), 0);
-	return j;
-}
-
-/* Its works hang for no longer than the alarm of the test. */
-static void close_journal(struct journal *j)
-{
-	assert_true(worker_drain(worker, ~0ULL));
-	journal_close(j);
-}
-
-static int begin(struct journal *j, const uint8_t id[16], enum journal_role role, const char *vm, const char *peer)
-{
-	struct journal_entry e = { .role = role };
-
-	memcpy(e.id, id, sizeof(e.id));
-	strcpy(e.vm, vm);
-	strcpy(e.peer, peer);
-	return journal_begin(j, &e);
-}
-
-static int setup(void **state)
-{
-	(void)state;
-	snprintf(path, sizeof(path), "/tmp/vmferry-journal-%d", getpid());
-	snprintf(marks, sizeof(marks), "%s-marks", path);
-	unlink(path);
-	unlink(marks);
-	memset(boot, 'b', sizeof(boot));
-	memset(machine, 'm', sizeof(machine));
-	loop = loop_new();
-	return !loop || worker_open(loop, &worker);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	unlink(path);
-	unlink(marks);
-	worker_close(worker);
-	loop_free(loop);
-	return 0;
-}
+#include "journal_steps.h"
 
 static void marks_survive(void **state)
 {
@@ -111,7 +45,7 @@ static void marks_survive(void **state)
 
 /*
  * A daemon may be both sides of a migration: what becomes of one side says nothing of the other. Seen to fail
- * with find() that looks at the id alone.
+ * with journal_table_find() that looks at the id alone.
  */
 static void both_sides_of_a_migration_have_an_entry(void **state)
 {
@@ -136,33 +70,42 @@ static void both_sides_of_a_migration_have_an_entry(void **state)
 	close_journal(j);
 }
 
+static void append(const char *text)
+{
+	FILE *f = fopen(path, "a");
+
+	assert_non_null(f);
+	fputs(text, f);
+	assert_int_equal(fclose(f), 0);
+}
+
+/*
+ * Nor does it swallow the next one, and a line of the format before means nothing here. Seen to fail: without
+ * ftruncate() in open_to_append(), the last of them.
+ */
 static void a_torn_line_does_not_count(void **state)
 {
 	struct journal *j = open_journal();
-	FILE *f;
 
 	(void)state;
 	begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
 	close_journal(j);
-	f = fopen(path, "a");
-	fputs("go 01000000000000000000000000000000 source tcp:h:1 web1", f);
-	fclose(f);
+	append("go 01000000000000000000000000000000 source tcp:h:1 web1");
 	j = open_journal();
 	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
 	close_journal(j);
-	f = fopen(path, "a");
-	fputs("\n\xff\xff garbage\n\n", f);
-	fclose(f);
+	append("\n\xff\xff garbage\n\n");
 	j = open_journal();
 	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
 	close_journal(j);
-}
-
-static void on_synced(void *arg, int err)
-{
-	(void)arg;
-	synced = err;
-	loop_stop(loop);
+	append("go 0100");
+	j = open_journal();
+	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO), 0);
+	close_journal(j);
+	unlink(marks);
+	j = open_journal();
+	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
+	close_journal(j);
 }
 
 static void a_sync_is_answered_on_the_loop(void **state)
@@ -241,17 +184,10 @@ static void a_full_disk_is_said_and_tears_no_line(void **state)
 	close_journal(j);
 }
 
-static int sync_now(struct journal *j)
-{
-	synced = 99;
-	journal_sync(j, on_synced, NULL);
-	assert_int_equal(loop_run(loop), 0);
-	return synced;
-}
-
 /*
  * A switchover must not begin whose "begun" is not on the disk. Seen to fail: with what could
- * not be written forgotten, the second sync says that all is well.
+ * not be written forgotten, the second sync says that all is well; without taking the torn line back, it is
+ * not found in the end.
  */
 static void no_sync_succeeds_before_all_is_written(void **state)
 {
@@ -268,7 +204,7 @@ static void no_sync_succeeds_before_all_is_written(void **state)
 	signal(SIGXFSZ, SIG_IGN);
 	getrlimit(RLIMIT_FSIZE, &before);
 	small = before;
-	small.rlim_cur = (rlim_t)st.st_size;
+	small.rlim_cur = (rlim_t)st.st_size + 10;
 	setrlimit(RLIMIT_FSIZE, &small);
 	assert_int_equal(begin(j, id2, JOURNAL_SOURCE, "w", "tcp:h:2"), 0); /* the marks have room */
 	assert_int_not_equal(sync_now(j), 0);
@@ -320,7 +256,7 @@ static void each_file_alone_is_enough(void **state)
 
 /*
  * Answers come in the order of the questions, and what one of them ends gets none any more. Seen to fail:
- * with on_synced() taking the stack as it is, or with journal_forget() empty, all three come.
+ * with journal_forget() empty, all three come.
  */
 static struct journal *asked_of;
 static int answers[3], nr_answers;
@@ -350,7 +286,7 @@ static void answers_come_in_order_and_a_forgotten_one_does_not(void **state)
 
 /*
  * A disk that hangs costs a sync, nothing else: decisions are taken, and stand in the marks. Seen to fail
- * with write_entry(j->fd) and fdatasync() called by record(): the alarm ends the test.
+ * with carry_out() called by record(): the alarm ends the test.
  */
 static void a_disk_that_hangs_stops_no_decision(void **state)
 {
@@ -364,7 +300,6 @@ static void a_disk_that_hangs_stops_no_decision(void **state)
 	snprintf(held, sizeof(held), "%s.held", point);
 	close(open(point, O_CREAT | O_WRONLY, 0600));
 	setenv("VMFERRY_FAULTS", folder, 1);
-	alarm(120);
 	synced = 99;
 	begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1");
 	journal_sync(j, on_synced, NULL);
@@ -382,15 +317,14 @@ static void a_disk_that_hangs_stops_no_decision(void **state)
 	unlink(point);
 	assert_int_equal(loop_run(loop), 0);
 	assert_int_equal(synced, 0);
-	alarm(0);
 	unsetenv("VMFERRY_FAULTS");
 	close_journal(j);
 	rmdir(folder);
 }
 
 /*
- * More marks than were preallocated, while the thread takes lines and grows the file: for TSan, too. Seen to
- * fail: under TSan with push() relaxed; without it with every line counted as 64 bytes.
+ * More marks than were preallocated, while the work takes lines and grows the file: for TSan, too. Seen to fail: under
+ * TSan with journal_marks_make_room() that reads m->at; without it with every line counted as 64 bytes.
  */
 static void many_marks_are_all_found_again(void **state)
 {

@@ -23,6 +23,7 @@ static const char usage[] =
 	"       ferryvm --name NAME --incoming [options]\n"
 	"\n"
 	"  --name NAME          VM's name, as vmferry list shows it: printable ASCII\n"
+	"                       without blanks, 63 characters at most\n"
 	"  --kernel FILE        multiboot ELF file to boot\n"
 	"  --append TEXT        its command line\n"
 	"  --incoming           start without a guest and wait for one\n"
@@ -136,6 +137,13 @@ static void vm_discard(void *arg)
 	empty_ram(arg);
 }
 
+static void vm_refused(void *arg, const char *why)
+{
+	const struct vm *vm = arg;
+
+	output_say("ferryvm: vm %s: vmferryd does not register it: %s; trying again every few seconds\n", vm->opt.name, why);
+}
+
 static const struct vmferry_ops ops = {
 	.pause = vm_pause,
 	.resume = vm_resume,
@@ -144,6 +152,7 @@ static const struct vmferry_ops ops = {
 	.set_throttle = vm_set_throttle,
 	.release = vm_release,
 	.discard = vm_discard,
+	.refused = vm_refused,
 };
 
 static int parse_size(const char *text, uint64_t *out)
@@ -227,6 +236,25 @@ static int take_option(struct options *o, int c)
 	}
 }
 
+static bool is_name(const char *text, size_t longest)
+{
+	size_t len = strlen(text);
+
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= ' ' || text[i] > '~')
+			return false;
+	return len && len <= longest;
+}
+
+static bool has_good_names(const struct options *o)
+{
+	if (is_name(o->name, 63) && is_name(o->device_name, 31) && (!o->untracked || is_name(o->untracked, 63)))
+		return true;
+	fputs("ferryvm: a name is printable ASCII without blanks, 63 characters at most, 31 that of a\n"
+	      "device; see ferryvm --help\n", stderr);
+	return false;
+}
+
 static int parse(struct options *o, int argc, char **argv)
 {
 	int c;
@@ -248,7 +276,7 @@ static int parse(struct options *o, int argc, char **argv)
 		      "steps of 4M; 1 to 8 vCPUs; see ferryvm --help\n", stderr);
 		return -EINVAL;
 	}
-	return 0;
+	return has_good_names(o) ? 0 : -EINVAL;
 }
 
 static int make_vm(struct vm *vm)

@@ -3,7 +3,7 @@
  * libvmferry: what a VMM links so that vmferryd can move its guest.
  *
  * The VMM describes its VM once (vmferry_open), tells of full rings and of its own
- * writes into guest RAM, and answers five callbacks. All functions return 0 or a
+ * writes into guest RAM, and answers callbacks. All functions return 0 or a
  * negative errno. Callbacks run on the library's session thread, one at a time; it has
  * SCHED_FIFO's lowest priority while a guest may be waiting for it, if the process may.
  */
@@ -23,7 +23,7 @@ struct vmferry;
 
 /**
  * struct vmferry_ram - one region of guest RAM: one memslot on one memfd range
- * @name: the same at both ends of a migration
+ * @name: the same at both ends of a migration; a name, as @name of struct vmferry_config
  * @slot: KVM memslot; the library toggles its KVM_MEM_LOG_DIRTY_PAGES flag
  * @gpa: guest-physical address, bytes
  * @size: bytes
@@ -45,7 +45,7 @@ struct vmferry_ram {
 
 /**
  * struct vmferry_vmm_device - a device whose state takes time to save and load
- * @name: as messages to the owner call it; 31 bytes at most
+ * @name: as messages to the owner call it; a name of 31 bytes at most
  * @kind: what it is: devices of one kind and size cost much the same on the same hosts
  * @state_size: bytes at most
  */
@@ -65,6 +65,8 @@ struct vmferry_vmm_device {
  * @set_throttle: make writing vCPUs sleep @percent of the time; 0 ends it
  * @release: the guest now runs elsewhere; it must never run here again
  * @discard: an incoming migration came to nothing: empty the RAM, be ready for another
+ * @refused: NULL, or told when the daemon does not let the VM register, with the reason in words; once for each reason
+ *	until it is registered. The guest is not touched. Registering is tried again after 1, 2, 4, 8, 8, ... s
  */
 struct vmferry_ops {
 	int (*pause)(void *vmm, uint64_t *last_exit_ns);
@@ -74,12 +76,13 @@ struct vmferry_ops {
 	int (*set_throttle)(void *vmm, unsigned int percent);
 	void (*release)(void *vmm);
 	void (*discard)(void *vmm);
+	void (*refused)(void *vmm, const char *why);
 };
 
 /**
  * struct vmferry_config - a VM as the VMM describes it; copied by vmferry_open()
  * @socket: path of the daemon's VMM socket, NULL for the default
- * @name: VM's name: 1 to 63 printable ASCII characters, the first no blank; the daemon refuses others
+ * @name: VM's name: 1 to 63 printable ASCII characters without blanks
  * @uuid: 16 bytes, NULL for none
  * @vm_fd: KVM vm
  * @vcpu_fds: KVM vCPUs, @nr_vcpus of them
@@ -123,6 +126,7 @@ int vmferry_enable_ring(int vm_fd, uint32_t entries);
  * vmferry_open() - describe the VM, connect in the background and keep connected
  * @cfg: the VM
  * @out: the session
+ * Return: 0, -EINVAL for numbers out of range and for names that are none, or another negative errno
  */
 int vmferry_open(const struct vmferry_config *cfg, struct vmferry **out);
 

@@ -5,7 +5,8 @@
  *
  * Theory of operation
  *
- *   connect -> HELLO -> REGISTER (fds) -> answer requests ... -> lost -> wait -> connect
+ *   connect -> HELLO -> REGISTER (fds) -> answer requests ... -> lost -> wait 50 ms -> connect
+ *                         |-> refused: the VMM is told why -> wait 1, 2, 4, 8, 8, ... s -> connect
  *
  * One thread does it all, so callbacks never overlap. When the connection is lost the
  * run state stays as it was, above all PAUSED: only a daemon that has read its journal
@@ -15,12 +16,13 @@
  * The thread waits for requests before all ordinary threads, where it has the right to: a
  * guest may be standing still. What takes its time it does like everybody else.
  */
-#include "session.h"
+#include "message.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
-#include <poll.h>
 #include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -31,6 +33,8 @@
 #include <unistd.h>
 
 #define RETRY_MS 50
+#define REFUSED_MS 1000 /* the first time; twice as long each time */
+#define REFUSED_MAX_MS 8000
 
 int vmferry_enable_ring(int vm_fd, uint32_t entries)
 {
@@ -61,92 +65,17 @@ static uint64_t now_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000ULL + (uint64_t)ts.tv_nsec;
 }
 
-/* Waits until @sock can be read, the session ends, or @ms passed. 1: readable. */
-static int wait_readable(struct vmferry *v, int sock, int ms)
+/* Why the daemon does not take the VM; its words may stand in anybody's log. */
+static void __attribute__((format(printf, 2, 3))) note_refusal(struct vmferry *v, const char *fmt, ...)
 {
-	struct pollfd p[] = { { .fd = v->stop_fd, .events = POLLIN },
-			      { .fd = sock, .events = POLLIN } };
-	int n = poll(p, sock >= 0 ? 2 : 1, ms);
+	va_list ap;
 
-	if (n < 0)
-		return errno == EINTR ? -EAGAIN : -errno;
-	if (p[0].revents)
-		return -ECANCELED;
-	if (n == 0)
-		return -ETIMEDOUT;
-	return 1;
-}
-
-static int send_msg(int sock, const struct vmferry_msg *msg, const void *body, const int *fds,
-		    unsigned int nr_fds)
-{
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int) * VMFERRY_VMM_MAX_FDS)];
-	} c;
-	struct iovec iov[] = { { (void *)msg, sizeof(*msg) }, { (void *)body, msg->len } };
-	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = msg->len ? 2 : 1 };
-	size_t want = sizeof(*msg) + msg->len;
-	ssize_t n;
-
-	if (nr_fds) {
-		struct cmsghdr *cm;
-
-		memset(&c, 0, sizeof(c));
-		mh.msg_control = c.buf;
-		mh.msg_controllen = CMSG_SPACE(sizeof(int) * nr_fds);
-		cm = CMSG_FIRSTHDR(&mh);
-		cm->cmsg_level = SOL_SOCKET;
-		cm->cmsg_type = SCM_RIGHTS;
-		cm->cmsg_len = CMSG_LEN(sizeof(int) * nr_fds);
-		memcpy(CMSG_DATA(cm), fds, sizeof(int) * nr_fds);
-	}
-	do {
-		n = sendmsg(sock, &mh, MSG_NOSIGNAL);
-	} while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return -errno;
-	return (size_t)n == want ? 0 : -EPIPE;
-}
-
-/* Reads exactly @len bytes; an fd that rides along goes to *fd if that is wanted. */
-static int recv_exact(struct vmferry *v, void *buf, size_t len, int *fd)
-{
-	size_t done = 0;
-
-	while (done < len) {
-		union {
-			struct cmsghdr align;
-			char buf[CMSG_SPACE(sizeof(int))];
-		} c;
-		struct iovec iov = { (char *)buf + done, len - done };
-		struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
-		struct cmsghdr *cm;
-		ssize_t n;
-		int err = wait_readable(v, v->sock, -1);
-
-		if (err == -EAGAIN)
-			continue;
-		if (err < 0)
-			return err;
-		if (fd) {
-			mh.msg_control = c.buf;
-			mh.msg_controllen = sizeof(c.buf);
-		}
-		n = recvmsg(v->sock, &mh, MSG_CMSG_CLOEXEC);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -ECONNRESET;
-		cm = fd ? CMSG_FIRSTHDR(&mh) : NULL;
-		if (cm && cm->cmsg_level == SOL_SOCKET && cm->cmsg_type == SCM_RIGHTS) {
-			if (*fd >= 0)
-				close(*fd);
-			memcpy(fd, CMSG_DATA(cm), sizeof(int));
-		}
-		done += (size_t)n;
-	}
-	return 0;
+	va_start(ap, fmt);
+	vsnprintf(v->refusal, sizeof(v->refusal), fmt, ap);
+	va_end(ap);
+	for (char *c = v->refusal; *c; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
 }
 
 /* Agrees on the version. */
@@ -155,33 +84,35 @@ static int greet(struct vmferry *v)
 	struct vmferry_msg_hello hello = { VMFERRY_VMM_MAGIC, VMFERRY_VMM_OLDEST,
 					   (__u64)VMFERRY_VMM_VERSION << VMFERRY_FEATURES_NEWEST_SHIFT };
 	struct vmferry_msg msg = { .type = VMFERRY_MSG_HELLO, .len = sizeof(hello) };
-	int err = send_msg(v->sock, &msg, &hello, NULL, 0);
+	int err = message_send(v->sock, &msg, &hello, NULL, 0);
 
 	if (!err)
-		err = recv_exact(v, &msg, sizeof(msg), NULL);
-	if (!err && (msg.len != sizeof(hello) || msg.status))
-		err = msg.status < 0 ? msg.status : -EPROTO;
-	if (!err)
-		err = recv_exact(v, &hello, sizeof(hello), NULL);
-	if (!err && (hello.magic != VMFERRY_VMM_MAGIC || hello.version < VMFERRY_VMM_OLDEST ||
-		     hello.version > VMFERRY_VMM_VERSION))
+		err = message_receive(v, &msg, sizeof(msg), NULL);
+	if (!err && msg.len != sizeof(hello))
 		err = -EPROTO;
 	if (!err)
-		v->version = hello.version;
-	return err;
+		err = message_receive(v, &hello, sizeof(hello), NULL);
+	if (!err && hello.magic != VMFERRY_VMM_MAGIC)
+		err = -EPROTO;
+	if (err)
+		return err;
+	if (msg.status || hello.version < VMFERRY_VMM_OLDEST || hello.version > VMFERRY_VMM_VERSION) {
+		note_refusal(v, "the daemon speaks version %u of the VMM protocol, libvmferry %d to %d", hello.version,
+			     VMFERRY_VMM_OLDEST, VMFERRY_VMM_VERSION);
+		return -EPROTONOSUPPORT;
+	}
+	v->version = hello.version;
+	return 0;
 }
 
-static int greet_and_register(struct vmferry *v)
+static int send_registration(struct vmferry *v)
 {
 	size_t regions_len = v->cfg.nr_ram * sizeof(*v->regions);
 	size_t devices_len = v->cfg.nr_devices * sizeof(v->devices[0]);
 	char body[sizeof(v->reg) + VMFERRY_MAX_REGIONS * sizeof(*v->regions) + sizeof(v->devices) + sizeof(v->last)];
 	size_t len = sizeof(v->reg) + regions_len + devices_len;
-	struct vmferry_msg msg;
-	int err = greet(v);
+	struct vmferry_msg msg = { .type = VMFERRY_MSG_REGISTER };
 
-	if (err)
-		return err;
 	v->reg.run_state = v->run_state;
 	v->reg.flags = VMFERRY_REGISTER_VM_FD | (v->is_fresh ? VMFERRY_REGISTER_FRESH : 0);
 	v->is_fresh = false; /* from here on the daemon may write to RAM */
@@ -192,11 +123,31 @@ static int greet_and_register(struct vmferry *v)
 		memcpy(body + len, &v->last, sizeof(v->last));
 		len += sizeof(v->last);
 	}
-	msg = (struct vmferry_msg){ .type = VMFERRY_MSG_REGISTER, .len = (uint32_t)len };
-	err = send_msg(v->sock, &msg, body, v->fds, v->cfg.nr_ram + 2);
+	msg.len = (uint32_t)len;
+	return message_send(v->sock, &msg, body, v->fds, v->cfg.nr_ram + 2);
+}
+
+static int greet_and_register(struct vmferry *v)
+{
+	char why[sizeof(v->refusal)] = "";
+	struct vmferry_msg msg;
+	int err = greet(v);
+
 	if (!err)
-		err = recv_exact(v, &msg, sizeof(msg), NULL);
-	return err ? err : msg.status;
+		err = send_registration(v);
+	if (!err)
+		err = message_receive(v, &msg, sizeof(msg), NULL);
+	if (!err && msg.len >= sizeof(why))
+		err = -EPROTO;
+	if (!err)
+		err = message_receive(v, why, msg.len, NULL);
+	if (err || !msg.status)
+		return err;
+	if (why[0])
+		note_refusal(v, "%s", why);
+	else
+		note_refusal(v, "the daemon says why in its log (%s)", strerror(-msg.status));
+	return -EPERM;
 }
 
 static int connect_daemon(struct vmferry *v)
@@ -407,11 +358,11 @@ static int serve_one(struct vmferry *v)
 	uint32_t ans_len;
 	int fd = -1, err;
 
-	err = recv_exact(v, &msg, sizeof(msg), &fd);
+	err = message_receive(v, &msg, sizeof(msg), &fd);
 	if (!err && msg.len > sizeof(body))
 		err = -EPROTO;
 	if (!err && msg.len)
-		err = recv_exact(v, body, msg.len, NULL);
+		err = message_receive(v, body, msg.len, NULL);
 	if (err)
 		goto out;
 	if (is_long(msg.type))
@@ -425,7 +376,7 @@ static int serve_one(struct vmferry *v)
 		.seq = msg.seq,
 		.status = err,
 	};
-	err = send_msg(v->sock, &reply, &ans, NULL, 0);
+	err = message_send(v->sock, &reply, &ans, NULL, 0);
 	/* Only once the daemon has its answer: release() may end the process. */
 	if (msg.type == VMFERRY_MSG_RELEASE && v->run_state == VMFERRY_RUN_RELEASED) {
 		v->cfg.ops->release(v->cfg.vmm);
@@ -441,25 +392,65 @@ out:
 	return err;
 }
 
+/* Tells the VMM, once for each reason. Return: how long to wait before the next attempt */
+static int take_refusal(struct vmferry *v)
+{
+	int ms = v->refused_ms ? v->refused_ms * 2 : REFUSED_MS;
+
+	v->refused_ms = ms < REFUSED_MAX_MS ? ms : REFUSED_MAX_MS;
+	if (strcmp(v->refusal, v->told_refusal) && v->cfg.ops->refused)
+		v->cfg.ops->refused(v->cfg.vmm, v->refusal);
+	strcpy(v->told_refusal, v->refusal);
+	v->refusal[0] = '\0';
+	return v->refused_ms;
+}
+
 static void *session_thread(void *arg)
 {
 	struct vmferry *v = arg;
-	int err;
+	int err, wait_ms;
 
 	be_urgent(true);
 	for (;;) {
 		err = connect_daemon(v);
+		if (!err) {
+			v->refused_ms = 0;
+			v->told_refusal[0] = '\0';
+		}
 		while (!err)
 			err = serve_one(v);
 		disconnect(v);
 		if (err == -ECANCELED)
 			return NULL;
+		wait_ms = v->refusal[0] ? take_refusal(v) : RETRY_MS;
 		do {
-			err = wait_readable(v, -1, RETRY_MS);
+			err = message_wait(v, -1, wait_ms);
 		} while (err == -EAGAIN);
 		if (err == -ECANCELED)
 			return NULL;
 	}
+}
+
+/* As the daemon has it: see vmferry_vmm.h. */
+static bool is_name(const char *text, size_t room)
+{
+	size_t len = strnlen(text, room);
+
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= ' ' || text[i] > '~')
+			return false;
+	return len && len < room;
+}
+
+static bool has_good_names(const struct vmferry_config *cfg)
+{
+	bool good = is_name(cfg->name, VMFERRY_VMM_NAME_LEN);
+
+	for (unsigned int i = 0; i < cfg->nr_ram; i++)
+		good &= is_name(cfg->ram[i].name, VMFERRY_VMM_NAME_LEN);
+	for (unsigned int i = 0; i < cfg->nr_devices; i++)
+		good &= is_name(cfg->devices[i].name, sizeof(((struct vmferry_msg_device *)0)->name));
+	return good && (!cfg->untracked || !cfg->untracked[0] || is_name(cfg->untracked, VMFERRY_VMM_NAME_LEN));
 }
 
 static int describe(struct vmferry *v)
@@ -469,7 +460,7 @@ static int describe(struct vmferry *v)
 	int err;
 
 	if (!cfg->nr_ram || cfg->nr_ram > VMFERRY_MAX_REGIONS || !cfg->nr_vcpus ||
-	    cfg->nr_vcpus > VMFERRY_MAX_VCPUS || cfg->nr_devices > VMFERRY_VMM_MAX_DEVICES || strlen(cfg->name) >= VMFERRY_VMM_NAME_LEN)
+	    cfg->nr_vcpus > VMFERRY_MAX_VCPUS || cfg->nr_devices > VMFERRY_VMM_MAX_DEVICES || !has_good_names(cfg))
 		return -EINVAL;
 	v->regions = calloc(cfg->nr_ram, sizeof(*v->regions));
 	v->fds = calloc(cfg->nr_ram + 2, sizeof(*v->fds));

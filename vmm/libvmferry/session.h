@@ -14,6 +14,9 @@
  * @is_fresh: incoming, and nobody has written to RAM yet
  * @version: of the protocol, that this connection speaks
  * @last: the migration that the daemon told of last and that is not over; session thread
+ * @refusal: why the daemon refused this attempt to register; "": it did not; session thread
+ * @told_refusal: the last one that the VMM was told of; "": none since it was registered
+ * @refused_ms: how long the last one was waited out; 0: none since it was registered
  * @stop_fd: eventfd that ends the thread
  */
 struct vmferry {
@@ -30,6 +33,9 @@ struct vmferry {
 	bool is_fresh;
 	unsigned int version;
 	struct vmferry_msg_migration last;
+	char refusal[512];
+	char told_refusal[512];
+	int refused_ms;
 	int stop_fd;
 	int sock;
 	pthread_t thread;

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The journal for operators: what it keeps, and what nobody will ever acknowledge.
+ *
+ * One answer has PAGE entries at most: all of them at once would keep the loop for milliseconds. Who wants more asks
+ * for what comes after the last one.
+ */
+#include "api_journal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "outcome.h"
+
+#define PAGE 128
+
+static const char *const marks[] = { "", "begun", "go", "done", "never" };
+static const char *const roles[] = { "", "source", "destination" };
+
+static void hex(const uint8_t id[16], char text[33])
+{
+	for (int i = 0; i < 16; i++)
+		sprintf(text + i * 2, "%02x", id[i]);
+}
+
+static bool take_id(json_t *v, const char *key, uint8_t id[16], char *why, size_t len)
+{
+	const char *text = json_string_value(v);
+	bool is_good = text && strlen(text) == 32 && strspn(text, "0123456789abcdefABCDEF") == 32;
+
+	for (int i = 0; is_good && i < 16; i++)
+		is_good = sscanf(text + i * 2, "%2hhx", &id[i]) == 1;
+	if (!is_good)
+		snprintf(why, len, "argument '%s' must be the id of a migration: 32 hexadecimal digits", key);
+	return is_good;
+}
+
+/* Where to begin: behind the entry that @args name, or with the oldest. */
+static bool take_after(json_t *args, struct journal_entry *after, bool *is_given, char *why, size_t len)
+{
+	json_t *id = json_object_get(args, "after");
+	const char *role = json_string_value(json_object_get(args, "after-role"));
+
+	*is_given = id;
+	if (!id)
+		return true;
+	if (!take_id(id, "after", after->id, why, len))
+		return false;
+	after->role = JOURNAL_SOURCE;
+	while (after->role <= JOURNAL_DESTINATION && (!role || strcmp(role, roles[after->role])))
+		after->role++;
+	if (after->role <= JOURNAL_DESTINATION)
+		return true;
+	snprintf(why, len, "argument 'after-role' must be 'source' or 'destination'");
+	return false;
+}
+
+static json_t *entry_json(const struct journal_entry *e)
+{
+	char id[33];
+
+	hex(e->id, id);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "id", id, "role", roles[e->role], "mark", marks[e->mark], "vm",
+			 e->vm, "peer", e->peer, "time", (json_int_t)e->when_s);
+}
+
+/**
+ * api_query_journal() - the entries, oldest first, behind the one that "after" and "after-role" name
+ *
+ * "more" says that there are more. If the named entry is gone meanwhile, the answer begins with the oldest.
+ */
+json_t *api_query_journal(struct ferry *f, json_t *args, char *why, size_t len)
+{
+	struct journal_entry after = { .role = JOURNAL_SOURCE };
+	json_t *list = json_array();
+	const struct journal_entry *e;
+	bool is_given;
+
+	if (!take_after(args, &after, &is_given, why, len)) {
+		json_decref(list);
+		return NULL;
+	}
+	is_given = is_given && journal_find(f->journal, after.id, after.role);
+	e = journal_next(f->journal, is_given ? &after : NULL);
+	for (int i = 0; e && i < PAGE; i++, e = journal_next(f->journal, e))
+		json_array_append_new(list, entry_json(e));
+	return json_pack("{s:o, s:b, s:i, s:i, s:s}", "entries", list, "more", e != NULL, "kept",
+			 (int)journal_nr_kept(f->journal), "most", JOURNAL_KEPT_MOST, "error", journal_why(f->journal));
+}
+
+/** api_journal_forget() - drop the entries of migration "id": the other side will never acknowledge its outcome */
+json_t *api_journal_forget(struct ferry *f, json_t *args, char *why, size_t len)
+{
+	uint8_t id[16];
+
+	if (!take_id(json_object_get(args, "id"), "id", id, why, len))
+		return NULL;
+	return outcome_forget(f, id, why, len) ? NULL : json_object();
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef HELD_H
+#define HELD_H
+/*
+ * What is known of a guest that stands here, and who is asked about it. See held.c for a guest that no live migration
+ * has; a live migration in SRC_HELD has an asker of its own.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "connect.h"
+#include "control/journal.h"
+#include "ferry.h"
+#include "peer/wire.h"
+
+/** enum held_why - why nobody here can tell where the guest has to run */
+enum held_why {
+	HELD_GO_SENT,	 /* the journal says "go": the peer knows */
+	HELD_UNPROVEN,	 /* the journal says "begun", and the marks behind it are lost: the peer may know */
+	HELD_UNKNOWN_ID, /* its VMM names a migration that is not in the journal */
+	HELD_NO_JOURNAL, /* nothing here says why it is paused */
+};
+
+/**
+ * struct asker - asks a peer what became of a migration, again and again until it answers
+ * @answer: called on the loop with WIRE_RESOLVED_RUNNING or _NEVER, after the asker has stopped
+ * @says_unknown: the peer said last that it has no proof of either
+ * @vm: for the log
+ *
+ * Nothing is allocated after asker_init() but what a connection needs; an attempt that fails for lack of memory is
+ * repeated. All of it is the loop's.
+ */
+struct asker {
+	struct ferry *f;
+	struct connector connector;
+	struct loop_timer again;
+	void (*answer)(void *arg, enum wire_resolved a);
+	void *arg;
+	char vm[64];
+	unsigned int asked;
+	bool is_on, says_unknown;
+};
+
+int asker_init(struct asker *a, struct ferry *f, void (*answer)(void *arg, enum wire_resolved a), void *arg);
+void asker_start(struct asker *a, const struct journal_entry *e);
+void asker_stop(struct asker *a);
+void asker_fini(struct asker *a);
+
+struct held;
+
+struct held *held_new(struct ferry *f, struct vm *vm);
+void held_free(struct held *h);
+void held_begin(struct held *h, const struct journal_entry *e, enum held_why why);
+void held_resume(struct held *h, const uint8_t id[16], enum journal_role role);
+void held_run(struct held *h, const uint8_t id[16]);
+void held_release(struct held *h, const uint8_t id[16], enum journal_role role);
+
+bool held_is_meant(const char *vm_or_id, const char *vm, const uint8_t id[16]);
+int held_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why, size_t len);
+const struct held *held_find(struct ferry *f, const char *vm);
+const char *held_peer(const struct held *h);
+const char *held_words(const struct held *h, char *text, size_t len);
+const struct journal_entry *held_missing(struct ferry *f, const char *vm_or_id);
+
+#endif
