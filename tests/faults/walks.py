@@ -5,20 +5,21 @@ runs on from an old state, and each stopped one is ended by its daemons or by th
 
 Theory of operation: real daemons, stand-in VMMs on both sides, a tap on the wire between the daemons. A walk is one
 migration with one to three strikes. A strike is a fault (SIGKILL, SIGTERM or SIGSTOP of a daemon; death, cut or silence
-of a VMM; a cut or a delay of the control connection; the operator's cancel) at a moment: before or after a message on the wire,
-before, after or behind the answer to a request of a VMM, or some time after the start. Then everything is healed, and
-the guest must come to one VMM. The judge is what the VMMs were told and did, in the order in which they did it: no log
-and no journal.
+of a VMM; a cut or a delay of the control connection; the operator's cancel) at a moment: before or after a message on
+the wire; before a VMM carries out a request, before it answers, or after its answer; or some time after the start. Then
+everything is healed, and the guest must come to one VMM. The judge is what the VMMs were told and did, in the order in
+which they did it: no log and no journal.
 
 Moments and faults come from a printed seed: VMFERRY_WALKS walks begin with walk VMFERRY_FIRST of the seed VMFERRY_SEED.
 When a fault meets its moment is decided by the kernel's scheduler, too: a walk that failed is repeated, but may pass.
 
-Seen to fail: """
+Seen to fail: with recovery.c resuming whatever the peer answers, two run in 4 of 60 walks; with a source that takes its
+VMM's loss at RELEASE for its end, a stopped guest stays with a VMM that registers again, and no verb ends it."""
 import collections, contextlib, os, random, signal, struct, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import HEAD, NAMES as MESSAGES, Cutter, recv_all
-from ferry import SLOW, Failed, Scene, expect, main, stop, wait_for
-from standin_vmm import DISCARD, INCOMING, LOAD, LOADED, NAMES as REQUESTS, PAUSE, PAUSED, RESUME, RUN, RUNNING, SAVE, StandinVmm
+from ferry import SLOW, Failed, Scene, expect, main, wait_for
+from standin_vmm import DISCARD, INCOMING, LOAD, LOADED, NAMES as REQUESTS, PAUSE, PAUSED, RESUME, RUN, SAVE, StandinVmm
 
 WALKS, FIRST = int(os.environ.get('VMFERRY_WALKS', '60')), int(os.environ.get('VMFERRY_FIRST', '0'))
 SEED = int(os.environ.get('VMFERRY_SEED', '4747'))
@@ -31,8 +32,9 @@ ASKED = {'source VMM': ('start-log', 'harvest', 'pause', 'pause', 'save', 'save'
          'destination VMM': ('load', 'load', 'run', 'run', 'discard')}
 FAULTS = {'kill source daemon': 4, 'kill destination daemon': 4, 'end source daemon': 2, 'end destination daemon': 2,
           'stop source daemon': 2, 'stop destination daemon': 3, 'kill source VMM': 1, 'kill destination VMM': 2,
-          'cut source VMM': 3, 'cut destination VMM': 3, 'stop source VMM': 2, 'stop destination VMM': 2, 'cut wire': 3,
+          'cut source VMM': 4, 'cut destination VMM': 3, 'stop source VMM': 2, 'stop destination VMM': 2, 'cut wire': 3,
           'hold wire': 4, 'cancel': 2}
+LASTING = {f: w for f, w in FAULTS.items() if f.startswith(('stop', 'hold'))}
 # A daemon, the wire or a VMM stands for so long, so often; the long ones outlast the patience of who waits for it.
 DAEMON_STANDS = ((.92, .02, .3), (.08, 5.2, 5.5))
 WIRE_STANDS = ((.98, .02, .15), (.02, 5.2, 5.5))
@@ -196,16 +198,20 @@ class Strike:
             self.what, self.when = rng.choice(WIRE), rng.choice(('before', 'after'))
         else:
             self.what, self.when = rng.choice(ASKED[self.where]), rng.choice(('before', 'done', 'answered'))
-        if first and rng.random() < .5:  # at the same moment
+        if first and rng.random() < .5:  # at the same moment; most such pairs make time for the first one's outcome
             self.where, self.what, self.when, self.after = first.where, first.what, first.when, first.after
-        self.fault = weighed(rng, FAULTS)
+            self.fault = weighed(rng, LASTING if rng.random() < .6 else FAULTS)
+        else:
+            self.fault = weighed(rng, FAULTS)
         verb, _, victim = self.fault.partition(' ')
         table = VMM_STANDS if victim.endswith('VMM') else WIRE_STANDS if victim == 'wire' else DAEMON_STANDS
         self.stands = stands(rng, table) if verb in ('stop', 'hold') else 0
         self.has_struck = False
 
     def __str__(self):
-        moment = f'{self.after * 1000:.0f} ms after the start' if self.where == 'time' else f'{self.where}, {self.when} {self.what}'
+        moment = f'{self.where}, {self.when} {self.what}'
+        if self.where == 'time':
+            moment = f'{self.after * 1000:.0f} ms after the start'
         return f'{self.fault}{f" for {self.stands:.2f} s" if self.stands else ""} ({moment})'
 
 
@@ -213,7 +219,7 @@ class Walk:
     def __init__(self, rng, name, here, there, tap):
         self.name, self.here, self.there, self.tap = name, here, there, tap
         self.strikes = [Strike(rng)]
-        self.strikes += [Strike(rng, self.strikes[0]) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
+        self.strikes += [Strike(rng, self.strikes[0]) for _ in range(rng.choice((0, 1, 1, 2)))]
         self.params = {'downtime-limit': rng.choice((100, 2000, 2000)), 'downtime-limit-strict': rng.random() < .5}
         self.protocol = rng.choice((1, 2, 2, 2))
         self.restart_after = rng.random() ** 2 * .15
@@ -391,7 +397,8 @@ class Walk:
             v.stop()
 
     def account(self):
-        return [f'VMM protocol {self.protocol}, {self.params}'] + [f'strike: {s}{"" if s.has_struck else ", whose moment did not come"}' for s in self.strikes] + self.guest.events
+        strikes = [f'strike: {s}{"" if s.has_struck else ", whose moment did not come"}' for s in self.strikes]
+        return [f'VMM protocol {self.protocol}, {self.params}', *strikes, *self.guest.events]
 
 
 class Hosts:
@@ -457,8 +464,8 @@ def walks():
     print(f'# {WALKS} walks in {took:.0f} s; ends: {dict(ends)}')
     print(f'# {sum(faults.values())} faults: {dict(faults)}')
     expect(sum(faults.values()) > WALKS // 2, 'hardly any fault met its moment')
-    expect(not failed, f'{len(failed)} of {WALKS} walks failed (repeat one: VMFERRY_SEED={SEED} VMFERRY_FIRST=N VMFERRY_WALKS=1): '
-           + '; '.join(failed))
+    expect(not failed, f'{len(failed)} of {WALKS} walks failed (repeat one: VMFERRY_SEED={SEED} VMFERRY_FIRST=N '
+           f'VMFERRY_WALKS=1): ' + '; '.join(failed))
 
 
 main([walks])

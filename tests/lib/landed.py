@@ -10,7 +10,8 @@ LANDED = '9d17207'
 
 
 def full_name(commit):
-    got = subprocess.run(['git', '-C', TOP, 'rev-parse', '--verify', '--quiet', commit + '^{commit}'], stdout=subprocess.PIPE, text=True)
+    got = subprocess.run(['git', '-C', TOP, 'rev-parse', '--verify', '--quiet', commit + '^{commit}'],
+                         stdout=subprocess.PIPE, text=True)
     if got.returncode:
         raise Skipped(f'commit {commit} is not in this checkout: fetch the whole history')
     return got.stdout.strip()

@@ -206,7 +206,8 @@ class StandinDestination:
                 if role == CONTROL and status >= 0:
                     self.id, self.channels = ident, {}
                     self.prepare_new()
-                sock.sendall(WELCOME_S.pack(MAGIC, self.version, status, bytes(16), self.text.encode(), self.newest, 0, self.journal))
+                sock.sendall(WELCOME_S.pack(MAGIC, self.version, status, bytes(16), self.text.encode(), self.newest, 0,
+                                            self.journal))
                 if status < 0 or role in (RESOLVE, SETTLE):
                     shut(sock)
                 elif role == CONTROL:
@@ -355,7 +356,8 @@ class StandinSource:
     def packet(self, k, ranges=(), mark=UNMARKED, mark_nr=0):
         """on channel @k: ranges of (region, offset, bytes), each within its stripe, and a mark"""
         self.numbers += 1
-        data = PACKET.pack(PACKET_MAGIC, PACKET_VERSION, mark, len(ranges), sum(len(d) for _, _, d in ranges), self.numbers, mark_nr)
+        payload = sum(len(d) for _, _, d in ranges)
+        data = PACKET.pack(PACKET_MAGIC, PACKET_VERSION, mark, len(ranges), payload, self.numbers, mark_nr)
         for region, off, got in ranges:
             data += DESC.pack(region, RAW, len(got), off, len(got))
         self.channels[k].sendall(data + b''.join(d for _, _, d in ranges))
