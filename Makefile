@@ -12,6 +12,9 @@
 #: make check-debug-kernel  all of that under KASAN, lockdep, kmemleak and UBSAN, with faults injected; builds a kernel
 #: make check-model         the switchover's protocol, every order of events, by spin: 33 million states
 #: make check-tsan          whole systems under TSan
+#: make check-kills         ROUNDS (500) of SIGKILL and SIGSTOP of the four processes at random moments, and PROCESS_WALKS
+#:                          (300) of daemons between stand-in VMMs; seeds are printed
+#: make check-versions      this commit's daemon and that of the last landed one, both ways; needs the history
 #: make check-teardowns     1,000 VMs that end in every order under load, on KERNEL
 #: make check-linux-guest   the module, attached to a Linux guest under stock QEMU
 #: make check-trixie        the demo, from a fresh clone in a fresh room of Debian 13; tells seconds and megabytes
@@ -49,7 +52,7 @@ ALL_CFLAGS = -std=gnu11 -Wall -Wextra -Wshadow -Wvla $(WARNINGS_ARE_ERRORS) -D_G
 	-fPIC -MMD -MP $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
-.PHONY: all help check check-all check-migrations check-tsan demo bench deps install clean check-includes kmod check-vm \
+.PHONY: all help check check-all check-migrations check-tsan check-kills check-versions demo bench deps install clean check-includes kmod check-vm \
 	check-debug-kernel check-linux-guest check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls \
 	check-trixie check-bookworm need-kvm
 .DELETE_ON_ERROR:
@@ -119,6 +122,17 @@ check-migrations: deps
 
 check-tsan: deps
 	tests/run tsan-whole
+
+# What failed is repeated alone as its last line says.
+ROUNDS ?= 500
+PROCESS_WALKS ?= 300
+FIRST ?= 0
+SEED ?= 4747
+check-kills: deps
+	VMFERRY_ROUNDS=$(ROUNDS) VMFERRY_WALKS=$(PROCESS_WALKS) VMFERRY_FIRST=$(FIRST) VMFERRY_SEED=$(SEED) tests/run kills
+
+check-versions: deps
+	tests/run versions
 
 # 1,000 VMs that end in every order under load, on KERNEL.
 KERNEL ?= newest

@@ -1,36 +1,49 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Promise: kill any of the four processes at any moment: exactly one guest runs afterwards,
-whole, or, only after GO, a loud paused one. Killing the VMM that has the guest kills the
-guest: then at most one runs.
+"""Promise: kill or stop any of the four processes at any moment: exactly one guest runs afterwards,
+whole, or, only after GO, a loud paused one, which the operator's verb ends. Killing the VMM that
+has the guest kills the guest: then at most one runs.
 
 Moments are drawn from a printed seed, over the whole migration. A killed daemon is started
-again, as systemd would. Seen to fail: with journal_note(GO) moved behind peer_send(GO) and
-an exit between the two, two guests run; with DEV_RAN only once the probe has seen the guest
-enter, the source holds a guest that ran."""
-import os, random, signal, socket, sys, time
+again, as systemd would. VMFERRY_ROUNDS rounds of signals begin with round VMFERRY_FIRST of the
+seed VMFERRY_SEED: a round that failed is repeated alone.
+
+Seen to fail: with journal_note(GO) moved behind peer_send(GO) and an exit between the two, two
+guests run; with recovery.c resuming whatever the peer answers, 4 of 20 rounds end with two; with
+DEV_RAN only once the probe has seen the guest enter, the source holds a guest that ran."""
+import collections, os, random, signal, socket, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from ferry import SLOW, Failed, Scene, expect, main, migrate, stop, wait_for
+from ferry import OUT, SLOW, Failed, Scene, expect, has_ended, main, migrate, stop, wait_for
 
 KILLS = int(os.environ.get('VMFERRY_KILLS', '50'))
 SEED = int(os.environ.get('VMFERRY_SEED', '4747'))
+ROUNDS, FIRST = int(os.environ.get('VMFERRY_ROUNDS', '24')), int(os.environ.get('VMFERRY_FIRST', '0'))
+VICTIMS = ('source daemon', 'destination daemon', 'source VMM', 'destination VMM')
+# How long a process stands, how often: a moment; more than a try takes; more than the source waits for RUNNING; more
+# than a VMM has for a request.
+STANDS = ((.55, 0, .1), (.3, .1, 1.5), (.12, 5.2, 6), (.03, 10.5, 11))
+
+
+def begin_and_wait(rng, a, b):
+    """until a moment of the migration"""
+    q = a.qmp()
+    q.ask('migrate', vm='web1', uri=b.listen, **{'downtime-limit': 300})
+    # most of it is precopy: aim half the signals at the switchover, which a status tells of
+    if rng.random() < .5:
+        time.sleep(rng.random() * .08)
+    else:
+        while q.ask('query-migrate', vm='web1')['status'] in ('setup', 'active'):
+            pass
+        time.sleep(rng.random() * .002)
+    q.close()
 
 
 def one_kill(rng, victim):
     with Scene() as s:
         a, b, src, dst = s.pair('v0=seq:60:8', ram='48M')
-        q = a.qmp()
-        q.ask('migrate', vm='web1', uri=b.listen, **{'downtime-limit': 300})
-        # most of it is precopy: aim half the kills at the switchover, which a status tells of
-        if rng.random() < .5:
-            time.sleep(rng.random() * .08)
-        else:
-            while q.ask('query-migrate', vm='web1')['status'] in ('setup', 'active'):
-                pass
-            time.sleep(rng.random() * .002)
-        procs = {'source daemon': a, 'destination daemon': b, 'source VMM': src, 'destination VMM': dst}
+        begin_and_wait(rng, a, b)
+        procs = dict(zip(VICTIMS, (a, b, src, dst)))
         procs[victim].kill()
-        q.close()
         for d in (a, b):
             if d.proc.poll() is not None:
                 d.start()
@@ -88,6 +101,114 @@ def source_vmm_killed():
 
 def destination_vmm_killed():
     kill('destination VMM')
+
+
+class Round:
+    """One migration, and one or two signals to one or two of the four processes"""
+
+    def __init__(self, scene, rng):
+        self.rng = rng
+        self.a, self.b, self.src, self.dst = scene.pair('v0=seq:60:8', ram='48M')
+        self.procs = dict(zip(VICTIMS, (self.a, self.b, self.src, self.dst)))
+        self.plan = []
+        for victim in rng.sample(VICTIMS, 2 if rng.random() < .25 else 1):
+            stands = None
+            if rng.random() < .5:
+                _, least, most = rng.choices(STANDS, [s[0] for s in STANDS])[0]
+                stands = rng.uniform(least, most) * SLOW
+            self.plan.append((victim, stands, rng.random() ** 3 * .05))
+        self.resolved, self.held_since = '', None
+
+    def __str__(self):
+        return ', then '.join(f'{victim} {f"stands for {stands:.2f} s" if stands else "killed"}'
+                              for victim, stands, _ in self.plan)
+
+    def strike(self):
+        stopped = []
+        try:
+            for n, (victim, stands, later) in enumerate(self.plan):
+                time.sleep(later if n else 0)
+                who = self.procs[victim]
+                if stands is None:
+                    who.kill()
+                elif not has_ended(who):
+                    stop(who.proc)
+                    stopped.append((time.monotonic() + stands, who.proc))
+            for d in (self.a, self.b):
+                if d.proc.poll() is not None:
+                    d.start()
+            for end, proc in sorted(stopped, key=lambda s: s[0]):
+                time.sleep(max(0, end - time.monotonic()))
+                proc.send_signal(signal.SIGCONT)
+        finally:
+            for _, proc in stopped:
+                proc.send_signal(signal.SIGCONT)
+
+    def is_settled(self):
+        """does nothing go on any more that an operator would wait for?"""
+        up = [v for v in (self.src, self.dst) if not has_ended(v)]
+        vms = [v for d in (self.a, self.b) for v in d.ask('query-vms')]
+        status = self.a.ask('query-migrate', vm='web1')['status']
+        if all(v.proc.pid in {vm['pid'] for vm in vms} for v in up) and not any(vm['busy'] for vm in vms) and \
+                status in ('none', 'completed', 'failed', 'cancelled'):
+            return True
+        # A destination whose VMM lives will say what became of the guest; if that is dead, nobody will.
+        if status == 'held' or any(vm['status'] == 'paused' for vm in vms):
+            self.held_since = self.held_since or time.monotonic()
+            if not self.resolved and has_ended(self.dst) and time.monotonic() > self.held_since + 2 * SLOW:
+                self.resolve()
+        else:
+            self.held_since = None
+        return False
+
+    def resolve(self):
+        """what an operator does who looks at both hosts: the VMM at the destination is dead, and its daemon's log says
+        whether the guest ran in it"""
+        self.resolved = '--gone' if 'arrived and runs here' in self.b.text() else '--run-here'
+        got = subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', self.a.control, 'resolve', 'web1', self.resolved],
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        expect(got.returncode == 0, f'no way back: "vmferry resolve web1 {self.resolved}" says: {got.stdout.strip()}')
+
+    def judge(self):
+        running = [v for v in (self.src, self.dst) if v.runs()]
+        expect(len(running) < 2, 'two guests run')
+        by = f', after resolve {self.resolved}' if self.resolved else ''
+        if running:
+            running[0].verdict()
+            return f"one runs {'here' if running[0] is self.src else 'there'}{by}"
+        if has_ended(self.src) and 'moved to' not in self.a.text() and self.resolved != '--gone':
+            return 'gone with its VMM'
+        had_gone = 'arrived and runs here' in self.b.text() or 'moved to' in self.a.text() or 'died, or hangs' in self.b.text()
+        expect(has_ended(self.dst) and (had_gone or self.resolved), 'no guest runs, and its VMM is not dead')
+        return f'lost with its VMM after GO{by}'
+
+    def run(self):
+        begin_and_wait(self.rng, self.a, self.b)
+        self.strike()
+        wait_for('everything to settle', self.is_settled, 60)
+        return self.judge()
+
+
+def rounds_of_kills_and_stops():
+    """of one or two of the four, at random moments; stopped ones go on after a moment, or after every patience is over"""
+    ends, failed = collections.Counter(), []
+    print(f'# seed {SEED}, rounds {FIRST} to {FIRST + ROUNDS - 1}')
+    for n in range(FIRST, FIRST + ROUNDS):
+        told = ''
+        try:
+            with Scene() as s:
+                r = Round(s, random.Random(f'{SEED} round {n}'))
+                told = str(r)
+                end = r.run()
+        except Failed as e:
+            end = f'FAILED: {e}'
+            failed.append(f'round {n}: {told}: {e}')
+        ends[end] += 1
+        print(f'# round {n}: {told}: {end}', flush=True)
+    for end, times in sorted(ends.items()):
+        print(f'# {times:4} {end}')
+    expect(not failed, f'{len(failed)} of {ROUNDS} rounds failed (repeat one: VMFERRY_SEED={SEED} VMFERRY_FIRST=N '
+           f'VMFERRY_ROUNDS=1): ' + '; '.join(failed))
 
 
 def destination_vmm_dies_just_after_it_let_the_guest_go():
@@ -154,6 +275,6 @@ def an_answer_that_comes_when_its_migration_is_over():
         dst.verdict()
 
 
-main([source_daemon_killed, destination_daemon_killed, source_vmm_killed, destination_vmm_killed,
+main([source_daemon_killed, destination_daemon_killed, source_vmm_killed, destination_vmm_killed, rounds_of_kills_and_stops,
       destination_vmm_dies_just_after_it_let_the_guest_go, cancelled_at_random_moments,
       an_answer_that_comes_when_its_migration_is_over])

@@ -57,9 +57,13 @@ class Cutter:
         while True:
             try:
                 near, _ = self.listener.accept()
-                far = connect_to(self.to)
             except OSError:
                 return
+            try:
+                far = connect_to(self.to)
+            except OSError:  # nobody listens there just now
+                near.close()
+                continue
             self.socks += [near, far]
             threading.Thread(target=self.greet, args=(near, far), daemon=True).start()
 

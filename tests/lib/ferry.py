@@ -91,8 +91,9 @@ class Qmp:
 
 
 class Daemon:
-    def __init__(self, scene, name, listen=None, tracker=TRACKER, wrap=()):
+    def __init__(self, scene, name, listen=None, tracker=TRACKER, wrap=(), binary=None):
         self.scene, self.name, self.tracker, self.wrap = scene, name, tracker, list(wrap)
+        self.binary = binary or os.path.join(OUT, 'bin', 'vmferryd')  # may be changed before it is started again
         self.dir = os.path.join(scene.dir, name)
         os.makedirs(self.dir)
         self.listen = listen or f'unix:{self.dir}/peer.sock'
@@ -105,7 +106,7 @@ class Daemon:
             has_ended(self)
         with open(self.log, 'a') as log:
             self.proc = subprocess.Popen(
-                self.wrap + self.scene.wrap + [os.path.join(OUT, 'bin', 'vmferryd'), '--run-dir', self.dir, '--state-dir',
+                self.wrap + self.scene.wrap + [self.binary, '--run-dir', self.dir, '--state-dir',
                                    self.dir + '/state', '--listen', self.listen, '--config', '/dev/null'] +
                 (['--tracker', self.tracker] if self.tracker else []),
                 stderr=log, stdin=subprocess.DEVNULL)
