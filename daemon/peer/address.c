@@ -162,23 +162,42 @@ int address_resolve(const char *uri, struct address *list, char *why, size_t why
 	return n;
 }
 
-static int listen_unix(const char *path)
+/* Removes the socket of a process that has ended, and nothing else. Return: 0: @sa is free now */
+static int remove_left_over(const struct sockaddr_un *sa, char *why, size_t len)
+{
+	CLEANUP_CLOSE int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct stat st;
+
+	if (probe < 0)
+		return -errno;
+	if (lstat(sa->sun_path, &st))
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode)) {
+		snprintf(why, len, "a file that is no socket has this name; it is left alone");
+		return -EEXIST;
+	}
+	if (!connect(probe, (const struct sockaddr *)sa, sizeof(*sa)) || errno != ECONNREFUSED)
+		return -EADDRINUSE; /* somebody lives there, maybe with a full queue */
+	return unlink(sa->sun_path) ? -errno : 0;
+}
+
+static int listen_unix(const char *path, char *why, size_t len)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	CLEANUP_CLOSE int sock = -1, probe = -1;
+	CLEANUP_CLOSE int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	mode_t mask;
 	int err;
 
+	if (sock < 0)
+		return -errno;
 	if (strlen(path) >= sizeof(sa.sun_path))
 		return -ENAMETOOLONG;
+	if (!*path) /* the kernel would choose an abstract one */
+		return -EINVAL;
 	strcpy(sa.sun_path, path);
-	sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (sock < 0 || probe < 0)
-		return -errno;
-	if (!connect(probe, (struct sockaddr *)&sa, sizeof(sa)))
-		return -EADDRINUSE; /* somebody lives there */
-	unlink(path);
+	err = remove_left_over(&sa, why, len);
+	if (err)
+		return err;
 	mask = umask(0177);
 	err = bind(sock, (struct sockaddr *)&sa, sizeof(sa)) ? -errno : 0;
 	umask(mask);
@@ -216,7 +235,7 @@ int address_listen(const char *uri, char *why, size_t why_len)
 
 	why[0] = '\0';
 	if (!strncmp(uri, "unix:", 5)) {
-		sock = listen_unix(uri + 5);
+		sock = listen_unix(uri + 5, why, why_len);
 	} else if (!strncmp(uri, "tcp:", 4) && !parse_tcp(uri + 4, host, sizeof(host), port, sizeof(port))) {
 		sock = listen_tcp(host, port, why, why_len);
 	} else {

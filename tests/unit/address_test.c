@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Promise: an address in words becomes the addresses to try, families in turn, and each of them can be
- * written down without the name.
+ * written down without the name. To listen at a path removes a socket that nobody serves, and no other file.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,8 +11,15 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "peer/address.h"
 
@@ -102,6 +109,57 @@ static void families_take_turns(void **state)
 	alternate("4a4b4c6a6b6c6d", "4a6a4b6b4c6c6d");
 }
 
+/* Makes @path: what the daemon must not remove. */
+static void make(const char *path, const char *what)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	int fd;
+
+	if (!strcmp(what, "file")) {
+		fd = open(path, O_CREAT | O_WRONLY | O_EXCL, 0600);
+	} else if (!strcmp(what, "link")) {
+		fd = symlink("/dev/null", path);
+	} else {
+		fd = socket(AF_UNIX, !strcmp(what, "datagrams") ? SOCK_DGRAM : SOCK_STREAM, 0);
+		strcpy(sa.sun_path, path);
+		assert_int_equal(bind(fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+	}
+	assert_true(fd >= 0);
+	if (strcmp(what, "datagrams") && strcmp(what, "link"))
+		close(fd);
+}
+
+static void only_a_socket_that_is_left_over_is_removed(void **state)
+{
+	static const struct { const char *what; int err; } rows[] = {
+		{ "file", -EEXIST }, { "link", -EEXIST }, { "datagrams", -EADDRINUSE }, { "left over", 0 },
+	};
+	char folder[] = "/tmp/address-XXXXXX", uri[64];
+	struct stat before, after;
+	int sock;
+
+	(void)state;
+	assert_non_null(mkdtemp(folder));
+	snprintf(uri, sizeof(uri), "unix:%s/s", folder);
+	for (unsigned int i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		make(uri + 5, rows[i].what);
+		lstat(uri + 5, &before);
+		sock = address_listen(uri, why, sizeof(why));
+		assert_int_equal(lstat(uri + 5, &after), 0);
+		if (rows[i].err) {
+			assert_int_equal(sock, rows[i].err);
+			assert_int_equal(after.st_ino, before.st_ino);
+			unlink(uri + 5);
+		}
+	}
+	assert_true(sock >= 0);
+	assert_int_equal(address_listen(uri, why, sizeof(why)), -EADDRINUSE);
+	close(sock);
+	unlink(uri + 5);
+	rmdir(folder);
+	assert_int_equal(address_listen("unix:", why, sizeof(why)), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -110,6 +168,7 @@ int main(void)
 		cmocka_unit_test(only_names_are_looked_up),
 		cmocka_unit_test(what_is_no_address_is_told),
 		cmocka_unit_test(families_take_turns),
+		cmocka_unit_test(only_a_socket_that_is_left_over_is_removed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
