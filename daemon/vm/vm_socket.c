@@ -228,14 +228,30 @@ static int peer_pid(int sock)
 	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) ? 0 : cred.pid;
 }
 
+/* This daemon was both sides of one migration, and its guest has arrived: the source is here to be told so. */
+static bool is_other_side(const struct vm *vm, const struct register_request *r)
+{
+	return vm->last.role && r->last.role && vm->last.role != r->last.role &&
+	       !memcmp(vm->last.id, r->last.id, sizeof(vm->last.id));
+}
+
+static bool is_in_the_way(const struct vm *vm, const struct register_request *r)
+{
+	bool incoming = r->reg.run_state == VMFERRY_RUN_INCOMING || r->reg.run_state == VMFERRY_RUN_LOADED;
+
+	return !strcmp(vm->name, r->reg.name) && vm_is_incoming(vm) == incoming && !is_other_side(vm, r);
+}
+
 /* The VM of that name and direction that is registered already, or is about to be; NULL: none */
-static const struct vm *find_known(struct vm_list *l, const char *name, bool incoming)
+static const struct vm *find_known(struct vm_list *l, const struct register_request *r)
 {
 	for (struct vm_socket *o = l->sockets->first; o; o = o->next)
-		if (o->registration && !strcmp(o->registration->vm->name, name) &&
-		    vm_is_incoming(o->registration->vm) == incoming)
+		if (o->registration && is_in_the_way(o->registration->vm, r))
 			return o->registration->vm;
-	return vm_find(l, name, incoming);
+	for (const struct vm *vm = l->first; vm; vm = vm->next)
+		if (is_in_the_way(vm, r))
+			return vm;
+	return NULL;
 }
 
 static void map(struct work *w)
@@ -331,8 +347,7 @@ static const char *begin_registration(struct vm_socket *s, const struct vmferry_
 	memcpy(name, r.reg.name, VMFERRY_VMM_NAME_LEN - 1);
 	if (why)
 		return why;
-	known = find_known(s->list, r.reg.name, r.reg.run_state == VMFERRY_RUN_INCOMING ||
-						 r.reg.run_state == VMFERRY_RUN_LOADED);
+	known = find_known(s->list, &r);
 	if (known) {
 		snprintf(text, MAX_REASON, "a VM of that name is registered here already, by pid %d", known->pid);
 		return text;
