@@ -5,9 +5,7 @@ the source has acknowledged it, whatever else happens meanwhile, and no longer.
 
 Seen to fail: with a GO that cannot be written answered by RUN, the guest runs there while the journal says "begun", from
 which the next question is answered NEVER; with NEVER answered from any "begun", the source of a host that lost power runs
-its guest on; with a journal that keeps 256 outcomes, those that others left push out the one that is still asked for; without
-settle_soon() and settle_start() the journals are never empty again; with a source that takes CONTRADICTS for SETTLED
-its operator never hears of it; without journal_refuses() a full journal lets guests in."""
+its guest on. What settle.c may do wrong is seen to fail in tests/unit/settle_test.c."""
 import os, signal, socket, struct, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter, recv_all
