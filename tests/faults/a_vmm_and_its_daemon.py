@@ -39,7 +39,11 @@ class Stage:
     def __enter__(self):
         s = self.scene.__enter__()
         self.d = StandinDaemon(os.path.join(s.dir, 'daemon.sock'), self.version, self.refusals)
-        self.vmm = s.vmm(self.d, ram='32M', **self.args)
+        try:
+            self.vmm = s.vmm(self.d, ram='32M', **self.args)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(self, *why):
