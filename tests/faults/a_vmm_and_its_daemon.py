@@ -39,7 +39,11 @@ class Stage:
     def __enter__(self):
         s = self.scene.__enter__()
         self.d = StandinDaemon(os.path.join(s.dir, 'daemon.sock'), self.version, self.refusals)
-        self.vmm = s.vmm(self.d, ram='32M', **self.args)
+        try:
+            self.vmm = s.vmm(self.d, ram='32M', **self.args)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def __exit__(self, *why):
@@ -100,8 +104,9 @@ def two_of_one_name():
         wait_for('the first', lambda: 'web1' in a.vms())
         log = open(os.path.join(s.dir, 'second.log'), 'w+')
         began = time.monotonic()
-        second = subprocess.Popen([os.path.join(OUT, 'bin', 'ferryvm'), '--name', 'web1', '--kernel', os.path.join(OUT, 'bin', 'guest.elf'),
-                                   '--append', GUEST, '--ram', '32M', '--daemon', a.vmm, '--quiet'], stderr=log)
+        second = subprocess.Popen([os.path.join(OUT, 'bin', 'ferryvm'), '--name', 'web1', '--append', GUEST, '--ram', '32M',
+                                   '--kernel', os.path.join(OUT, 'bin', 'guest.elf'), '--daemon', a.vmm, '--quiet'],
+                                  stderr=log)
         try:
             words = f'a VM of that name is registered here already, by pid {os.getpid()}'
             wait_for('its message', lambda: words in open(log.name).read())

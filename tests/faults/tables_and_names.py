@@ -220,8 +220,8 @@ def names_in_lists():
     odd = b'!"\\{}~/..%s'
     with Scene() as s:
         a = s.daemon('a')
-        v = StandinVmm(a.vmm, name=odd.decode(), fields={'nr_devices': 1, 'devices': [device(name=odd, kind=b'')], 'untracked': odd,
-                                                         'regions': [region(name=odd)]})
+        v = StandinVmm(a.vmm, name=odd.decode(), fields={'nr_devices': 1, 'devices': [device(name=odd, kind=b'')],
+                                                         'untracked': odd, 'regions': [region(name=odd)]})
         try:
             wait_for('it to register', lambda: odd.decode() in a.vms())
             try:
