@@ -10,7 +10,7 @@
 #: make check-vm            selftests of the module on all kernels, migrations on the newest
 #: make check-migrations    whole migrations on the module, on all kernels
 #: make check-debug-kernel  all of that under KASAN, lockdep, kmemleak and UBSAN, with faults injected; builds a kernel
-#: make check-model         the switchover's protocol, every order of events, by spin: 33 million states
+#: make check-model         the switchover's protocol, every order of events, by spin: five models, each with one question
 #: make check-tsan          whole systems under TSan
 #: make check-kills         ROUNDS (500) of SIGKILL and SIGSTOP of the four processes at random moments, and PROCESS_WALKS
 #:                          (300) of daemons between stand-in VMMs; seeds are printed
