@@ -11,6 +11,8 @@
 #: make check-migrations    whole migrations on the module, on all kernels
 #: make check-debug-kernel  all of that under KASAN, lockdep, kmemleak and UBSAN, with faults injected; builds a kernel
 #: make check-model         the switchover's protocol, every order of events, by spin: five models, each with one question
+#: make check-walks         WALKS=1000000 walks of simulated daemons; tells faults put in, arcs taken, seconds
+#: make check-walks-find    defects put into the daemon that such walks must find
 #: make check-tsan          whole systems under TSan
 #: make check-kills         ROUNDS (500) of SIGKILL and SIGSTOP of the four processes at random moments, and PROCESS_WALKS
 #:                          (300) of daemons between stand-in VMMs; seeds are printed
@@ -54,7 +56,7 @@ ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 .PHONY: all help check check-all check-migrations check-tsan check-kills check-versions demo bench deps install clean check-includes kmod check-vm \
 	check-debug-kernel check-linux-guest check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls \
-	check-trixie check-bookworm need-kvm
+	check-trixie check-bookworm check-walks check-walks-find need-kvm
 .DELETE_ON_ERROR:
 all:
 
@@ -64,6 +66,7 @@ include vmm/guest/Makefile
 include bpf/Makefile
 include daemon/Makefile
 include tests/unit/Makefile
+include tests/sim/Makefile
 include tests/bench/Makefile
 
 all: $(PRODUCTS)
@@ -158,6 +161,16 @@ bench-hot: deps
 
 check-model: deps
 	tests/run model-whole
+
+# Whole daemons on a simulated clock, network and disk, one walk a seed; SEED is the first.
+WALKS ?= 1000000
+SEED ?= 1
+check-walks: deps
+	@$(MAKE) --no-print-directory -s sim
+	$(OUT)/tests/sim/sim --walks $(WALKS) --seed $(SEED) --known tests/sim/known --arcs
+
+check-walks-find: deps
+	tests/sim/find
 
 # The downtime contract: SWITCHOVERS of many workloads at many limits, stock QEMU beside them.
 SWITCHOVERS ?= 1000
