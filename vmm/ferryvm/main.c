@@ -16,6 +16,8 @@
 #include "vm.h"
 
 #define RING_ENTRIES 65536
+#define MOST_NAME 63
+#define MOST_DEVICE_NAME 31
 #define MOST_MS 1000000
 
 static const char usage[] =
@@ -234,6 +236,22 @@ static int take_text(const char **out)
 	return *optarg ? 0 : -EINVAL;
 }
 
+static bool is_name(const char *text, size_t longest)
+{
+	size_t len = strlen(text);
+
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= ' ' || text[i] > '~')
+			return false;
+	return len && len <= longest;
+}
+
+static int take_name(const char **out, size_t longest)
+{
+	*out = optarg;
+	return is_name(optarg, longest) ? 0 : -EINVAL;
+}
+
 static int take_ram(struct options *o)
 {
 	int err = parse_size(optarg, &o->ram);
@@ -250,7 +268,7 @@ static int take_tracker(struct options *o)
 static int take_option(struct options *o, int c)
 {
 	switch (c) {
-	case OPT_NAME: return take_text(&o->name);
+	case OPT_NAME: return take_name(&o->name, MOST_NAME);
 	case OPT_KERNEL: return take_text(&o->kernel);
 	case OPT_APPEND: o->append = optarg; return strlen(optarg) <= VM_MAX_APPEND ? 0 : -EINVAL;
 	case OPT_INCOMING: o->incoming = true; return 0;
@@ -265,10 +283,10 @@ static int take_option(struct options *o, int c)
 	case OPT_TRACKER: return take_tracker(o);
 	case OPT_QUIET: o->quiet = true; return 0;
 	case OPT_STATE: return parse_size(optarg, &o->device_state);
-	case OPT_DEVICE: return take_text(&o->device_name);
+	case OPT_DEVICE: return take_name(&o->device_name, MOST_DEVICE_NAME);
 	case OPT_SAVE: return parse_number(optarg, 0, MOST_MS, &o->save_cost_ms);
 	case OPT_LOAD: return parse_number(optarg, 0, MOST_MS, &o->load_cost_ms);
-	case OPT_UNTRACKED: return take_text(&o->untracked);
+	case OPT_UNTRACKED: return take_name(&o->untracked, MOST_NAME);
 	case OPT_DIE: return parse_number(optarg, 0, MOST_MS, &o->die_after_run_ms);
 	case OPT_HASH: o->hash = true; return 0;
 	default: return -EINVAL;
@@ -287,7 +305,10 @@ static const char *expected(int c)
 	case OPT_SAVE:
 	case OPT_LOAD:
 	case OPT_DIE: return "a number of milliseconds from 0 to 1000000";
-	default: return "a text that is not empty";
+	case OPT_NAME:
+	case OPT_UNTRACKED: return "a name: printable ASCII without blanks, 1 to 63 characters";
+	case OPT_DEVICE: return "a name: printable ASCII without blanks, 1 to 31 characters";
+	default: return "a path: it is empty";
 	}
 }
 
@@ -312,16 +333,6 @@ static void say_and_exit(const char *text)
 	exit(1);
 }
 
-static bool is_name(const char *text, size_t longest)
-{
-	size_t len = strlen(text);
-
-	for (size_t i = 0; i < len; i++)
-		if (text[i] <= ' ' || text[i] > '~')
-			return false;
-	return len && len <= longest;
-}
-
 static int check(const struct options *o, int nr_more, char **more)
 {
 	if (nr_more)
@@ -332,8 +343,6 @@ static int check(const struct options *o, int nr_more, char **more)
 		return wrong_usage("needs --kernel for a new guest, or --incoming to wait for one");
 	if (o->kernel && o->incoming)
 		return wrong_usage("takes one of --kernel and --incoming: the guest that arrives brings its kernel");
-	if (!is_name(o->name, 63) || !is_name(o->device_name, 31) || (o->untracked && !is_name(o->untracked, 63)))
-		return wrong_usage("a name is printable ASCII without blanks, 63 characters at most, 31 that of a device");
 	return 0;
 }
 
