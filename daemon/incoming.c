@@ -595,8 +595,11 @@ bool incoming_give_up(struct ferry *f, const uint8_t id[16])
 {
 	struct incoming *in = incoming_find(f, id);
 
-	if (in && !is_over(in) && in->state < DST_STARTING)
-		incoming_step(in, DEV_PEER_LOST);
+	/* Whoever asks, the control connection may live, and GO be on its way: the source has to be told. */
+	if (in && !is_over(in) && in->state < DST_STARTING) {
+		incoming_blame(in, "somebody asked what became of it, before GO was heard");
+		incoming_step(in, DEV_CHANNEL_LOST);
+	}
 	return incoming_is_live(f, id);
 }
 

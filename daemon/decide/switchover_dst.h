@@ -27,7 +27,7 @@ enum dst_event {
 	DEV_ABORT,     /* this attempt is off; pages go on */
 	DEV_CANCEL,    /* the source ended the migration */
 	DEV_PEER_LOST, /* the control connection broke: the source hears nothing any more */
-	DEV_CHANNEL_LOST, /* a channel broke: the source can still be told */
+	DEV_CHANNEL_LOST, /* a channel broke, or somebody asked for the outcome: the source can still be told */
 	DEV_VMM_LOST,  /* the VMM died or answered with an error */
 	DST_NR_EVENTS,
 };

@@ -7,14 +7,14 @@ Seen to fail: without LOAD_PATIENCE_NS the guest of a migration that is not stri
 destination hangs; with on_peer_lost() alone judging after RUNNING was heard, a guest that runs there is held here, and
 the operator is asked; with outcome_resolve() answering NEVER of what it does not know, some hundred questions of a
 stranger make it forget what runs, and two guests run; without the patience for a plan, silent connections stay; with a lost channel
-taken for a lost peer the source holds its guest for 5 s and asks."""
+or a stranger's question taken for a lost peer the source holds its guest for 5 s and asks."""
 import os, signal, socket, struct, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter, recv_all
 from ferry import SLOW, Scene, ended, expect, main, stop, wait_for
 
 GUEST = 'v0=seq:60:8'
-MAGIC, OLDEST, NEWEST, CONTROL, RESOLVE, UNKNOWN = 0x59525245464d56, 2, 3, 1, 3, 4
+MAGIC, OLDEST, NEWEST, CONTROL, RESOLVE, NEVER, UNKNOWN = 0x59525245464d56, 2, 3, 1, 3, 2, 4
 WELCOME = 416
 FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
 
@@ -100,6 +100,27 @@ def channels_that_are_reset_while_go_is_on_its_way():
             c.stop()
 
 
+def a_question_of_a_stranger_while_go_is_on_its_way():
+    """it ends the migration, for GO was not heard; the source is told so, and need not hold its guest"""
+    with Scene() as s:
+        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
+        answers = []
+        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'go', 'call', lambda: answers.append(resolve(b, c.ident)))
+        try:
+            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            wait_for('GO', c.has_cut.is_set, 60)
+            got = wait_for('its end', lambda: final(a), 60)
+            expect(answers == [NEVER], f'not the answer that binds the destination: {answers}')
+            expect(got['status'] == 'failed', str(got))
+            expect('held paused' not in a.text(), 'it was held, though the destination knew at once')
+            wait_for('the guest to run here', src.runs)
+            wait_for('the destination to be clean', lambda: not b.vms()['web1-in']['busy'], 40)
+            expect(not dst.runs(), 'two guests run')
+            src.verdict()
+        finally:
+            c.stop()
+
+
 def questions_of_strangers_make_no_daemon_forget():
     """what runs here is known here, whatever else is asked; what is not known is not answered with a promise"""
     with Scene() as s:
@@ -152,4 +173,5 @@ def connections_that_bring_no_plan():
 
 
 main([a_destination_that_hangs_while_it_loads, a_destination_that_is_lost_just_after_running_was_heard,
-      channels_that_are_reset_while_go_is_on_its_way, questions_of_strangers_make_no_daemon_forget, connections_that_bring_no_plan])
+      channels_that_are_reset_while_go_is_on_its_way, a_question_of_a_stranger_while_go_is_on_its_way,
+      questions_of_strangers_make_no_daemon_forget, connections_that_bring_no_plan])

@@ -51,6 +51,7 @@ class Cutter:
         self.seen, self.has_cut = [], threading.Event()
         self.listener = listen_at(self.uri)
         self.socks = []
+        self.ident = None  # the migration's id, once its control connection has said hello
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
@@ -75,7 +76,10 @@ class Cutter:
         except OSError:
             self.cut(near, far)
             return
-        work = self.messages if struct.unpack_from('<I', hello, 12)[0] == ROLE_CONTROL else self.raw
+        is_control = struct.unpack_from('<I', hello, 12)[0] == ROLE_CONTROL
+        if is_control:
+            self.ident = hello[24:40]
+        work = self.messages if is_control else self.raw
         for a, b in ((near, far), (far, near)):
             threading.Thread(target=work, args=(a, b), daemon=True).start()
 
