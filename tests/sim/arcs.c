@@ -71,6 +71,7 @@ static const struct unreachable dst_unreachable[] = {
 	{ DST_RUNNING, ANY, "the incoming is over: messages and losses change only its phase" },
 	{ DST_LOST, ANY, "the incoming is over: messages and losses change only its phase" },
 	{ DST_DISCARDED, ANY, "the incoming is over: messages and losses change only its phase" },
+	{ DST_STARTING, DEV_CHANNEL_LOST, "on_received() passes over channels that end once the guest is being started" },
 	{ DST_PREPARED, DEV_RECEIVED, NULL },
 	{ ANY, DEV_RECEIVED, "arrival_look_for_received() looks only in prepared" },
 };

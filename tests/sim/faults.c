@@ -65,8 +65,13 @@ static void plan_one(struct fault *f, uint64_t *stream)
 					    requests[splitmix64(stream) % NR(requests)];
 	f->at_ns = splitmix64(stream) % (r >> 24 & 3 ? 300 * MS : 8 * S);
 	f->after_ns = r >> 26 & 1 ? 0 : splitmix64(stream) % (r >> 27 & 3 ? 2 * MS : r >> 29 & 3 ? 300 * MS : 8 * S);
-	if (f->kind == FAULT_MESSAGE) /* what it comes behind is over soon */
+	if (f->kind == FAULT_MESSAGE) { /* what it comes behind is over soon, above all a try that is called off */
 		f->after_ns %= MS;
+		if (!(r >> 40 & 3)) {
+			f->when = WHEN_MESSAGE;
+			f->what = WIRE_ABORT;
+		}
+	}
 	f->lasts_ns = MS + splitmix64(stream) % (r >> 31 & 1 ? 200 * MS : r >> 32 & 1 ? 3 * S : 25 * S);
 }
 
