@@ -251,9 +251,15 @@ static void finish(struct incoming *in)
 
 /* ---- actions ---- */
 
+/*
+ * An entry that this incoming has begun proves that no GO was heard. One that it found here may be of a migration which
+ * has started its guest, after a loss of power: whoever knows its id can come by it once more.
+ */
 static void discard(struct incoming *in)
 {
-	if (journal_find(in->f->journal, in->id, JOURNAL_DESTINATION))
+	const struct journal_entry *e = journal_find(in->f->journal, in->id, JOURNAL_DESTINATION);
+
+	if (e && journal_proves_no_go(in->f->journal, e))
 		journal_note(in->f->journal, in->id, JOURNAL_DESTINATION, JOURNAL_NEVER);
 	if (!in->vm)
 		return;

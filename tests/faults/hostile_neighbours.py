@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Promise: a stranger who knows the id of a migration, and a VMM that names another one's migration, decide nothing about
+that guest, and take the daemon's connections from nobody.
+
+Seen to fail: with NEVER noted by every incoming that is given up, a stranger's hello turns the "begun" of a host that lost
+power into NEVER, and two guests run."""
+import os, sys, time
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+from cutter import Cutter
+from ferry import Scene, expect, main, wait_for
+from proxies import Etc
+from standin_peer import CONTROL, UNKNOWN, StandinSource, greet, resolve, shut
+from standin_vmm import PAUSED, StandinVmm
+
+FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
+
+
+def marks(daemon):
+    """{VM: mark} of all that the journal keeps"""
+    return {e['vm']: e['mark'] for e in daemon.ask('query-journal')['entries']}
+
+
+class Held:
+    """web1 has moved from a to b, a has not heard so, and its questions reach nobody; stand-ins on both sides"""
+
+    def __enter__(self):
+        self.scene = s = Scene().__enter__()
+        self.a, self.b = s.daemon('a'), s.daemon('b')
+        self.src, self.dst = StandinVmm(self.a.vmm), StandinVmm(self.b.vmm, incoming=True)
+        self.vmms = [self.src, self.dst]
+        self.path = os.path.join(s.dir, 'cutter.sock')
+        self.cutter = Cutter(self.path, self.b.listen, 'running', 'call', self.lose)
+        try:
+            wait_for('the VMs', lambda: all(v.is_registered.is_set() for v in self.vmms))
+            self.a.ask('migrate', vm='web1', uri=self.cutter.uri, **FOR_EVER)
+            wait_for('it to be held', lambda: self.a.ask('query-migrate', vm='web1')['status'] == 'held', 60)
+            wait_for('it to be noted', lambda: marks(self.b) == {'web1': 'done'})
+            self.id = bytes.fromhex(self.b.ask('query-journal')['entries'][0]['id'])
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def lose(self):
+        shut(self.cutter.listener)
+        self.cutter.cut(*self.cutter.socks)
+
+    def vmm(self, daemon, *args, **kw):
+        v = StandinVmm(daemon.vmm, *args, **kw)
+        self.vmms.append(v)
+        wait_for('the VMM to register', v.is_registered.is_set)
+        return v
+
+    def __exit__(self, *why):
+        self.cutter.stop()
+        for v in self.vmms:
+            v.stop()
+        self.scene.__exit__(*why)
+
+
+def lose_power(x):
+    """b has "begun" on its disk, and what followed is lost"""
+    x.dst.die()
+    x.b.kill()
+    os.unlink(x.b.dir + '/journal-marks')
+    with open(x.b.dir + '/state/journal', 'rb+') as f:
+        synced = [line for line in f.readlines() if not line.startswith((b'go ', b'done '))]
+        f.seek(0)
+        f.truncate()
+        f.writelines(synced)
+    x.b.wrap = Etc(x.scene, boot_id='5f1b0e2c-0000-4000-8000-123456789abc\n').wrap
+    x.b.start()
+    expect(marks(x.b) == {'web1': 'begun'}, str(marks(x.b)))
+
+
+def who_comes_by_an_id_once_more_makes_no_promise():
+    """a stranger connects with the id of a migration whose destination lost power, and hangs up, plans, or plans nonsense"""
+    with Held() as x:
+        lose_power(x)
+
+        def hang_up(source):
+            pass
+
+        def question(source):
+            expect(resolve(x.b.listen, x.id) == UNKNOWN, 'a promise while the stranger is there')
+
+        def nonsense(source):
+            source.control.send('go')
+            source.control.expect('failed')
+
+        def plan(source):
+            source.plan()
+            source.control.expect('failed')
+        for act in (hang_up, question, nonsense, plan):
+            with StandinSource(x.b.listen, ident=x.id) as source:
+                source.connect()
+                act(source)
+            for _ in range(2):  # turns of the loop in which it sees the end of that connection
+                expect(resolve(x.b.listen, x.id) == UNKNOWN and marks(x.b) == {'web1': 'begun'}, f'{act.__name__}: {marks(x.b)}')
+        expect(x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
+
+
+main([who_comes_by_an_id_once_more_makes_no_promise])
