@@ -190,7 +190,9 @@ static void watch(struct held *h, enum held_step step)
 /* Only an entry that is there is closed: what is not in the journal is not proven by a VM's word. */
 static void note(struct held *h, enum journal_mark mark)
 {
-	if (journal_find(h->f->journal, h->e.id, h->e.role))
+	const struct journal_entry *e = journal_find(h->f->journal, h->e.id, h->e.role);
+
+	if (e && !held_is_anothers(e, h->vm->name))
 		journal_note(h->f->journal, h->e.id, h->e.role, mark);
 }
 
@@ -262,7 +264,7 @@ static void remember(struct held *h, const uint8_t id[16], enum journal_role rol
 
 	memcpy(named.id, id, sizeof(named.id)); /* first: it may be the journal's */
 	e = journal_find(h->f->journal, named.id, role);
-	h->e = e ? *e : named;
+	h->e = e && !held_is_anothers(e, h->vm->name) ? *e : named;
 	snprintf(h->e.vm, sizeof(h->e.vm), "%s", h->vm->name);
 }
 

@@ -6,6 +6,7 @@
  * has; a live migration in SRC_HELD has an asker of its own.
  */
 #include <stdbool.h>
+#include <string.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -48,6 +49,12 @@ void asker_stop(struct asker *a);
 void asker_fini(struct asker *a);
 
 struct held;
+
+/* Is the VM of @e another one than @vm? A VM keeps its name when it moves; "-" is an entry without a name. */
+static inline bool held_is_anothers(const struct journal_entry *e, const char *vm)
+{
+	return strcmp(e->vm, vm) && strcmp(e->vm, "-");
+}
 
 struct held *held_new(struct ferry *f, struct vm *vm);
 void held_free(struct held *h);

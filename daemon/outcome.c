@@ -55,7 +55,8 @@ static bool vmm_may_still_say(const struct ferry *f, const struct journal_entry 
 	uint64_t now_s = (uint64_t)time(NULL);
 
 	for (const struct vm *vm = f->vms.first; vm; vm = vm->next) {
-		if (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, e->id, sizeof(e->id)))
+		if (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, e->id, sizeof(e->id)) &&
+		    !strcmp(vm->name, e->vm))
 			return true;
 		if (vm->version < 2 && !strcmp(vm->name, e->vm) &&
 		    (vm->run_state == VMFERRY_RUN_LOADED || vm->run_state == VMFERRY_RUN_RUNNING))

@@ -27,12 +27,17 @@
  *
  * A VMM that registers again while its guest's migration is alive in this daemon is not recovery's:
  * migration_vm_is_back() answers it.
+ *
+ * A VMM whose entry is of a VM of another name lies, for a VM keeps its name when it moves. It is taken for one that
+ * names none: another's guest must not be started, resumed or given up by its word. Entries without a name, which are
+ * of an older daemon, are anybody's.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "base/limited.h"
 #include "held.h"
 #include "migration.h"
 
@@ -75,6 +80,21 @@ static void say_lost(const struct vm *vm)
 }
 
 /* ---- a VMM that names its migration ---- */
+
+/* From here on it names nothing: neither are questions about that migration answered by what it says. */
+static void forget_what_is_anothers(struct ferry *f, struct vm *vm)
+{
+	const struct journal_entry *e;
+
+	for (int role = JOURNAL_SOURCE; vm->last.role && role <= JOURNAL_DESTINATION; role++) {
+		e = journal_find(f->journal, vm->last.id, (enum journal_role)role);
+		if (!e || !held_is_anothers(e, vm->name))
+			continue;
+		limited_error(f->limited, LIMITED_VMM, "vm %s: its VMM (pid %d) names a migration of vm %s as its own: it is "
+			      "not believed; look at that VMM", vm->name, vm->pid, e->vm);
+		vm->last = (struct vmferry_msg_migration){ 0 };
+	}
+}
 
 /* Verdicts: bits, carried out in this order. */
 enum verdict {
@@ -253,6 +273,7 @@ void recovery_registered(void *owner, struct vm *vm)
 
 	if (vm->run_state == VMFERRY_RUN_RELEASED || (!vm_is_incoming(vm) && migration_vm_is_back(f, vm)))
 		return;
+	forget_what_is_anothers(f, vm);
 	if (vm->last.role == JOURNAL_SOURCE || vm->last.role == JOURNAL_DESTINATION)
 		judge(f, vm);
 	else if (vm_is_incoming(vm))

@@ -4,14 +4,15 @@
 that guest, and take the daemon's connections from nobody.
 
 Seen to fail: with NEVER noted by every incoming that is given up, a stranger's hello turns the "begun" of a host that lost
-power into NEVER, and two guests run."""
+power into NEVER, and two guests run; with an entry taken for a VM's own by its id alone, the VMM of another guest, which says
+that it runs, closes the entry of one that is held, and two guests run."""
 import os, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
 from ferry import Scene, expect, main, wait_for
 from proxies import Etc
 from standin_peer import CONTROL, UNKNOWN, StandinSource, greet, resolve, shut
-from standin_vmm import PAUSED, StandinVmm
+from standin_vmm import DESTINATION, INCOMING, LOADED, PAUSED, RELEASED, RUNNING, SOURCE, StandinVmm
 
 FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
 
@@ -101,4 +102,31 @@ def who_comes_by_an_id_once_more_makes_no_promise():
         expect(x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
 
 
-main([who_comes_by_an_id_once_more_makes_no_promise])
+def a_vmm_that_names_anothers_migration_decides_nothing():
+    """in every state and on both sides, at the source, and at the destination that lost power"""
+    with Held() as x:
+        lose_power(x)
+        for daemon, before in ((x.a, {'web1': 'go'}), (x.b, {'web1': 'begun'})):
+            for role in (SOURCE, DESTINATION):
+                for state in (RUNNING, PAUSED, INCOMING, LOADED, RELEASED):
+                    liar = x.vmm(daemon, 'evil', fields={'last': (x.id, role), 'run_state': state})
+                    wait_for('it to be known', lambda: any(n.startswith('evil') for n in daemon.vms()))
+                    expect(marks(daemon) == before, f'role {role}, state {state}: {marks(daemon)}')
+                    expect(not {'run', 'resume', 'release'} & set(liar.asked), f'role {role}, state {state}: {liar.asked}')
+                    expect(resolve(x.b.listen, x.id) == UNKNOWN, f'role {role}, state {state}: it is believed')
+                    if state == PAUSED:
+                        daemon.ask('resolve', vm='evil', **{'run-here': True})
+                        wait_for('it to run on', lambda: 'resume' in liar.asked)
+                        wait_for('that to be over', lambda: not daemon.vms()['evil']['busy'])
+                        expect(marks(daemon) == before, f'role {role}: the operator was misled: {marks(daemon)}')
+                    liar.die()
+                    wait_for('its loss', lambda: not any(n.startswith('evil') for n in daemon.vms()))
+        x.src.leave()
+        x.a.kill()
+        x.a.start()
+        x.src.come_back()
+        wait_for('it to be held again', lambda: x.a.ask('query-migrate', vm='web1')['status'] == 'held')
+        expect(x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
+
+
+main([a_vmm_that_names_anothers_migration_decides_nothing, who_comes_by_an_id_once_more_makes_no_promise])

@@ -4,7 +4,7 @@
  * journal's entry of just that one; an entry of the same name is another VM's. What nobody can know is held.
  * Seen to fail: with the newest open entry of the VM's name, a running VM that was never moved closes the entry of one
  * that waits for RUN; with RESUME from a "begun" whose marks are lost; with a closed entry taken for none, a guest that
- * was to be released stays paused; with NOTE_NEVER for a guest that runs while the journal says that it has left.
+ * was to be released stays paused; with an entry of another VM's name taken for its own; with NOTE_NEVER for a guest that runs while the journal says that it has left.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/limited.h"
 #include "held.h"
 #include "migration.h"
 
@@ -32,6 +33,7 @@ static struct vm vm;
 static const uint8_t id[16] = { 1, 2, 3 }, other_id[16] = { 9 };
 static struct journal_entry entry;
 static bool has_entry, marks_are_whole, is_alive, has_no_memory;
+static const char *vm_name = "web1";
 static char done[160]; /* what was done, in order */
 
 static void did(const char *what)
@@ -167,6 +169,13 @@ void error_report(const char *fmt, ...)
 	did(strstr(fmt, "may run twice") ? "cry" : strstr(fmt, "is lost here") ? "lost" : "?");
 }
 
+void limited_error(struct limited *l, enum limited_kind kind, const char *fmt, ...)
+{
+	(void)l;
+	(void)kind;
+	(void)fmt;
+}
+
 void notice_report(const char *fmt, ...)
 {
 	(void)fmt;
@@ -183,7 +192,8 @@ struct row {
 
 static const char *registers(const struct row *r, uint32_t named, const uint8_t named_id[16], unsigned int version)
 {
-	vm = (struct vm){ .name = "web1", .run_state = r->run_state, .version = version, .last = { .role = named } };
+	vm = (struct vm){ .run_state = r->run_state, .version = version, .last = { .role = named } };
+	strcpy(vm.name, vm_name);
 	if (named)
 		memcpy(vm.last.id, named_id, 16);
 	has_entry = r->mark != NONE;
@@ -249,6 +259,26 @@ static void an_entry_of_the_same_name_is_another_ones(void **state)
 		assert_string_equal(registers(r, 0, NULL, 2), nameless);
 		if (r->run_state == RUNS)
 			assert_string_equal(registers(r, r->role, other_id, 2), "");
+	}
+}
+
+static void a_vmm_that_names_anothers_migration_is_not_believed(void **state)
+{
+	(void)state;
+	marks_are_whole = true;
+	for (size_t i = 0; i < sizeof(by_id) / sizeof(by_id[0]); i++) {
+		const struct row *r = &by_id[i];
+		const char *nameless = r->run_state == RUNS ? "" : r->run_state == PAUSED ? "hold-nameless" : "clean";
+
+		if (r->mark == NONE)
+			continue;
+		vm_name = "evil";
+		assert_string_equal(registers(r, r->role, id, 2), nameless);
+		assert_int_equal(vm.last.role, 0);
+		/* It may as well claim the other side of it. */
+		assert_string_equal(registers(r, r->role == SRC ? DST : SRC, id, 2), nameless);
+		assert_int_equal(vm.last.role, 0);
+		vm_name = "web1";
 	}
 }
 
@@ -325,6 +355,7 @@ int main(void)
 		cmocka_unit_test(what_the_vmm_and_the_journal_say_decides),
 		cmocka_unit_test(begun_without_its_marks_proves_nothing),
 		cmocka_unit_test(an_entry_of_the_same_name_is_another_ones),
+		cmocka_unit_test(a_vmm_that_names_anothers_migration_is_not_believed),
 		cmocka_unit_test(protocol_1_goes_by_name),
 		cmocka_unit_test(what_an_older_daemon_began_goes_by_name),
 		cmocka_unit_test(a_live_migration_answers_its_own_vmm),
