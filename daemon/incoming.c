@@ -117,10 +117,11 @@ static void on_discarded(void *arg, int status, const void *body, uint32_t len)
 
 	(void)body;
 	(void)len;
-	vm->is_busy = false;
+	vm->is_busy = status != 0; /* not clean: no migration may use it */
 	if (status && status != -ECONNRESET)
-		error_report("vm %s: its VMM cannot empty its RAM: %s; restart the VMM before the next "
-			     "migration to it", vm->name, strerror(-status));
+		error_report("vm %s: its VMM cannot empty its RAM: %s; it is asked again", vm->name, strerror(-status));
+	if (status)
+		vm_disbelieve(vm);
 	vm_put(vm);
 }
 

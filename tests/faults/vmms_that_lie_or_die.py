@@ -8,7 +8,8 @@ The VMMs are stand-ins (tests/lib/standin_vmm.py): there is no guest, only the a
 Seen to fail: without vm_disbelieve() a guest whose VMM refused RESUME once stays stopped for ever, and one whose VMM
 refused RUN runs nowhere while both sides wait for the operator; with account_called_off() learning from a guest that
 was held after GO, the next migrations are refused, for starting a guest takes 20 s; with a RESUME that failed
-accounted, the history has a blackout of 0 us; with any name accepted, one brings lines of its own into log and journal."""
+accounted, the history has a blackout of 0 us; with any name accepted, one brings lines of its own into log and journal; with a VM that is
+free although its VMM refused DISCARD, the next guest finds pages of the one before."""
 import os, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import SLOW, Failed, Scene, ended, expect, main, wait_for
@@ -143,6 +144,26 @@ def a_resume_that_failed_is_no_blackout_of_nothing():
         expect(not any(h['blackout-us'] == 0 for h in history), str(history))
 
 
+def ram_that_was_not_emptied_takes_no_guest():
+    """only pages with data are sent: what is left of the guest before would be the next one's"""
+    with Pair() as p:
+        p.enter()
+        p.dst.is_fresh = False
+        p.dst.lies['load'] = p.dst.lies['discard'] = 'refuse'
+        p.ask()
+        p.end()
+        wait_for('it to be emptied after all', lambda: p.dst.asked.count('discard') == 2 and p.is_settled())
+        expect(not any(os.pread(p.dst.ram, p.dst.size, 0)), 'pages of the guest are left')
+        p.dst.lies['load'], p.dst.always['discard'] = 'refuse', 'refuse'
+        p.ask()
+        p.end()
+        wait_for('it to be asked twice', lambda: p.dst.asked.count('discard') >= 4)
+        wait_for('the guest to run on', lambda: p.running() == [p.src] and not p.a.vms()['web1']['busy'])
+        p.ask()
+        got = p.end()
+        expect(got['status'] == 'failed' and 'busy' in got['error-desc'], f'it was taken: {got}')
+
+
 def names_that_forge_are_refused():
     """names stand in the journal, in the log and in JSON"""
     with Scene() as s:
@@ -163,4 +184,5 @@ def names_that_forge_are_refused():
 
 
 main([the_source_lies_or_dies, the_destination_lies_or_dies, what_was_held_teaches_nothing_of_a_start,
-      a_resume_that_failed_is_no_blackout_of_nothing, names_that_forge_are_refused])
+      a_resume_that_failed_is_no_blackout_of_nothing,
+      ram_that_was_not_emptied_takes_no_guest, names_that_forge_are_refused])
