@@ -418,13 +418,22 @@ const char *held_peer(const struct held *h)
 	return h->e.peer;
 }
 
+/* What becomes of its guest is decided, and its VMM is being told. */
+static bool is_being_told(const struct ferry *f, const uint8_t id[16])
+{
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
+		if (vm->held && vm->held->step > HELD_ASKING && !memcmp(vm->held->e.id, id, 16))
+			return true;
+	return false;
+}
+
 /*
  * A switchover of this source that may have been carried out, and whose outcome is not known. That of a live migration
  * is not open in this sense.
  */
 static bool is_undecided(struct ferry *f, const struct journal_entry *e)
 {
-	if (e->role != JOURNAL_SOURCE || migration_is_live(f, e->id))
+	if (e->role != JOURNAL_SOURCE || migration_is_live(f, e->id) || is_being_told(f, e->id))
 		return false;
 	return e->mark == JOURNAL_GO || (e->mark == JOURNAL_BEGUN && !journal_proves_no_go(f->journal, e));
 }

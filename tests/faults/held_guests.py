@@ -9,7 +9,8 @@ The VMMs are stand-ins (tests/lib/standin_vmm.py): there is no guest, only the a
 Seen to fail: on the code before it all of these but the two that are named below, for "status", "list" and "resolve" knew
 live migrations only, recovery went by name and asked once, and a channel that broke behind GO was a loss of the peer. With
 stop() that knows no RUNNING in the grace after it "go" stays open, and the guest paused; with a journal that is keyed by the
-id alone a migration within one daemon ends without a guest; with one VM a name its source is not let in to be told; with GO sent though it could not be noted the guest moves."""
+id alone a migration within one daemon ends without a guest; with one VM a name its source is not let in to be told; with GO sent though it could not be noted the guest moves;
+with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left."""
 import os, signal, struct, subprocess, sys, threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import HELLO, NAMES, Cutter, recv_all
@@ -182,6 +183,19 @@ def a_held_guest_is_shown_and_resolved_after_a_restart():
             x.runs_here() if where == 'here' else x.has_left()
             again = vmferry(x.a, 'resolve', 'web1', '--gone')
             expect(again.returncode == 4 and 'is not held' in again.stderr, f'what was decided can be decided anew: {again}')
+
+
+def what_is_decided_is_not_decided_anew_while_the_vmm_is_slow():
+    with Guest() as x:
+        x.lose_everything()
+        x.wait_held()
+        slow = x.src.hold('resume')
+        x.a.ask('resolve', vm='web1', **{'run-here': True})
+        expect(slow.is_asked.wait(30), 'RESUME is not asked')
+        again = vmferry(x.a, 'resolve', 'web1', '--gone')
+        slow.go()
+        expect(again.returncode == 4 and 'is not held' in again.stderr, f'what was decided can be decided anew: {again}')
+        x.runs_here()
 
 
 def a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away():
@@ -451,6 +465,7 @@ def a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go():
 
 
 main([a_held_guest_is_shown_and_resolved_after_a_restart,
+      what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,
       the_peer_of_a_held_guest_is_asked_after_a_restart, a_peer_that_does_not_know_is_believed_to_know_nothing,
       a_held_guest_whose_vmm_has_gone_is_let_go, a_paused_guest_of_which_nothing_is_known_is_held_for_the_operator,
