@@ -455,15 +455,18 @@ const struct journal_entry *held_missing(struct ferry *f, const char *vm_or_id)
 
 static int resolve_missing(struct ferry *f, const struct journal_entry *e, bool run_here, char *why, size_t len)
 {
+	uint8_t id[16];
 	char vm[64];
 	int err;
 
 	snprintf(vm, sizeof(vm), "%s", e->vm);
+	memcpy(id, e->id, sizeof(id));
 	err = journal_note(f->journal, e->id, JOURNAL_SOURCE, run_here ? JOURNAL_NEVER : JOURNAL_DONE);
 	if (err) {
 		snprintf(why, len, "vm %s: the journal cannot take it: %s", vm, strerror(-err));
 		return err;
 	}
+	settle_awaits_vmm(f, id);
 	notice_report("vm %s: the operator says: %s; its VMM is not connected, and is told when it registers again", vm,
 		      run_here ? "run it here" : "it runs there");
 	return 0;

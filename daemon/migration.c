@@ -25,6 +25,7 @@
 #include "base/limited.h"
 #include "base/text.h"
 #include "migration_private.h"
+#include "settle.h"
 
 const struct migration_params migration_default_params = {
 	.channels = 2,
@@ -439,8 +440,9 @@ int migration_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char
 	asker_stop(&m->asker);
 	notice_report("vm %s: the operator says: %s", m->name, run_here ? "run it here" : "it runs there");
 	/* A VMM that is not connected is told when it registers again: it finds this. */
-	if (run_here && !migration_vmm(m)->sock)
-		journal_note(f->journal, m->id, JOURNAL_SOURCE, JOURNAL_NEVER);
+	if (run_here && !migration_vmm(m)->sock &&
+	    !journal_note(f->journal, m->id, JOURNAL_SOURCE, JOURNAL_NEVER))
+		settle_awaits_vmm(f, m->id);
 	migration_step(m, run_here ? EV_PEER_NEVER_RAN : EV_PEER_RUNNING);
 	return 0;
 }

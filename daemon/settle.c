@@ -18,6 +18,9 @@
  * entry is not settled while such a VMM is here, nor within RELEASE_S after it was noted, unless settle_soon() says that
  * the VMM has released the guest.
  *
+ * What the operator says of a guest whose VMM is away is kept for AWAIT_S, settle_awaits_vmm(): without the entry that VMM
+ * would hold the guest once more. A daemon that restarts does not know that any more.
+ *
  * One connection a peer at a time, MAX_OUT at once: hosts that are gone must not keep others waiting, and one that
  * returns is not flooded.
  *
@@ -42,6 +45,7 @@
 #define MOST_NS (300 * NS_PER_S)
 #define LOOK_NS (60 * NS_PER_S)
 #define RELEASE_S 60
+#define AWAIT_S (24 * 3600)
 #define OLD_PEER_S (24 * 3600)
 #define NR_BUCKETS 256
 
@@ -51,13 +55,14 @@
  * @delay_ns: how long to wait after the next answer that does not settle it
  * @is_out: a connection is on its way
  * @is_disputed: the destination contradicts
+ * @is_awaited: the VMM of the guest is away, and has to be told of it first
  */
 struct owed {
 	struct owed *next;
 	uint8_t id[16];
 	char peer[256];
 	uint64_t due_ns, delay_ns;
-	bool is_out, is_disputed;
+	bool is_out, is_disputed, is_awaited;
 };
 
 /** struct asking - one connection; @owed: what it tells; NULL: none is under way */
@@ -149,6 +154,21 @@ static bool has_paused_vm(const struct ferry *f, const struct journal_entry *e)
 		    (vm->last.role ? !memcmp(vm->last.id, e->id, sizeof(e->id)) : !strcmp(vm->name, e->vm)))
 			return true;
 	return false;
+}
+
+static bool has_acting_vm(const struct ferry *f, const struct journal_entry *e)
+{
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
+		if (vm->run_state != VMFERRY_RUN_PAUSED && vm->last.role == JOURNAL_SOURCE &&
+		    !memcmp(vm->last.id, e->id, sizeof(e->id)))
+			return true;
+	return false;
+}
+
+/* Its VMM is away, and may still come to hear of it. */
+static bool is_awaited(const struct ferry *f, const struct owed *o, const struct journal_entry *e)
+{
+	return o->is_awaited && !has_acting_vm(f, e) && (uint64_t)time(NULL) < e->when_s + AWAIT_S;
 }
 
 static void postpone(struct owed *o)
@@ -280,7 +300,7 @@ static uint64_t see_to(struct settler *s, struct owed *o, uint64_t now)
 		forget(s, o);
 		return 0;
 	}
-	if (has_paused_vm(s->f, e))
+	if (has_paused_vm(s->f, e) || is_awaited(s->f, o, e))
 		postpone(o);
 	else
 		ask(a, o, e);
@@ -346,8 +366,26 @@ void settle_soon(struct ferry *f, const uint8_t id[16])
 		return;
 	owe(s, e);
 	o = find(s, id);
+	if (o)
+		o->is_awaited = false;
 	if (o && !o->is_out)
 		o->due_ns = now_ns() + FIRST_NS;
+	go_on(s);
+}
+
+/** settle_awaits_vmm() - the operator's word about migration @id is noted, and the VMM of its guest is away */
+void settle_awaits_vmm(struct ferry *f, const uint8_t id[16])
+{
+	struct settler *s = f->settler;
+	const struct journal_entry *e = s ? journal_find(f->journal, id, JOURNAL_SOURCE) : NULL;
+	struct owed *o;
+
+	if (!e)
+		return;
+	owe(s, e);
+	o = find(s, id);
+	if (o)
+		o->is_awaited = true;
 	go_on(s);
 }
 

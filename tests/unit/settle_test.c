@@ -3,7 +3,8 @@
  * Promise: an outcome is told to its destination until that has acknowledged it: soon at first, ever more rarely, one
  * connection a peer at a time and four in all; what is contradicted is said once; what a VMM may still need is kept.
  * Seen to fail: with settle_soon() that tells nothing; with postpone() that waits no longer each time; without the wait
- * of RELEASE_S; with one peer that may take all connections; with CONTRADICTS asked again.
+ * of RELEASE_S; with one peer that may take all connections; with CONTRADICTS asked again;
+ * without is_awaited() the operator's word is dropped before the VMM hears it.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -326,6 +327,30 @@ static void done_is_kept_for_a_vmm_that_has_not_released_its_guest(void **state)
 	f.vms.first = NULL;
 }
 
+static void what_the_operator_says_is_kept_for_a_vmm_that_is_away(void **state)
+{
+	struct vm vm = { .run_state = VMFERRY_RUN_PAUSED, .last = { .role = JOURNAL_SOURCE } };
+
+	(void)state;
+	assert_int_equal(settle_start(&f), 0);
+	memcpy(vm.last.id, note(0, JOURNAL_SOURCE, JOURNAL_NEVER, "a"), 16);
+	settle_awaits_vmm(&f, entries[0].id);
+	settle_awaits_vmm(&f, note(1, JOURNAL_SOURCE, JOURNAL_DONE, "b"));
+	pass(20 * 3600);
+	assert_int_equal(nr_started, 0);
+	f.vms.first = &vm;
+	pass(600);
+	assert_int_equal(nr_started, 0); /* it is being told */
+	vm.run_state = VMFERRY_RUN_RUNNING;
+	settle_soon(&f, entries[0].id);
+	pass(1);
+	assert_int_equal(nr_started, 1);
+	answer(0, WIRE_SETTLED);
+	pass(5 * 3600); /* it does not come any more */
+	assert_int_equal(nr_started, 2);
+	f.vms.first = NULL;
+}
+
 static void what_is_contradicted_is_said_once_and_kept(void **state)
 {
 	(void)state;
@@ -379,6 +404,7 @@ int main(void)
 		TEST(a_silent_peer_is_not_asked_for_each_and_keeps_nobody_waiting),
 		TEST(four_at_once),
 		TEST(done_is_kept_for_a_vmm_that_has_not_released_its_guest),
+		TEST(what_the_operator_says_is_kept_for_a_vmm_that_is_away),
 		TEST(what_is_contradicted_is_said_once_and_kept),
 		TEST(what_the_operator_forgets_is_not_told),
 		TEST(an_old_peer_that_knows_no_acknowledgement_is_given_a_day),
