@@ -14,9 +14,10 @@
  * The journal is looked through when the daemon starts, when settle_soon() says that an outcome was noted, and once a
  * minute: an outcome that there was no memory for, or that nobody told of, is found then.
  *
- * An entry "done" is more than an outcome: a VMM that registers again with its guest paused is told to release it. The
- * entry is not settled while such a VMM is here, nor within RELEASE_S after it was noted, unless settle_soon() says that
- * the VMM has released the guest.
+ * An entry is more than an outcome: a VMM that registers again with its guest paused is told to release it, or to run it
+ * on. The entry is not settled while such a VMM is here, nor within RETURN_S after the daemon has started: VMMs are
+ * still to come back then. "Done" is not settled within RELEASE_S after it was noted, either. settle_soon() says that
+ * the VMM has acted, and ends both waits.
  *
  * What the operator says of a guest whose VMM is away is kept for AWAIT_S, settle_awaits_vmm(): without the entry that VMM
  * would hold the guest once more. A daemon that restarts does not know that any more.
@@ -46,6 +47,7 @@
 #define LOOK_NS (60 * NS_PER_S)
 #define RELEASE_S 60
 #define AWAIT_S (24 * 3600)
+#define RETURN_S 15 /* a VMM that has lost its connection tries every 8 s at least */
 #define OLD_PEER_S (24 * 3600)
 #define NR_BUCKETS 256
 
@@ -111,18 +113,25 @@ static bool is_closed(const struct journal_entry *e)
 	return e->role == JOURNAL_SOURCE && (e->mark == JOURNAL_DONE || e->mark == JOURNAL_NEVER) && e->peer[0];
 }
 
-/* Until when @e is kept for a VMM that may still have to release the guest. */
-static uint64_t kept_until_ns(const struct journal_entry *e)
+static uint64_t later_of(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* Until when @e is kept for a VMM that may still have to act on it. */
+static uint64_t kept_until_ns(const struct settler *s, const struct journal_entry *e)
 {
 	uint64_t now_s = (uint64_t)time(NULL), age_s = now_s > e->when_s ? now_s - e->when_s : 0;
+	uint64_t returned_ns = s->f->started_ns + RETURN_S * NS_PER_S;
 
-	return e->mark == JOURNAL_DONE && age_s < RELEASE_S ? now_ns() + (RELEASE_S - age_s) * NS_PER_S : 0;
+	if (e->mark != JOURNAL_DONE || age_s >= RELEASE_S)
+		return returned_ns;
+	return later_of(returned_ns, now_ns() + (RELEASE_S - age_s) * NS_PER_S);
 }
 
 static void owe(struct settler *s, const struct journal_entry *e)
 {
 	struct owed *o = find(s, e->id);
-	uint64_t due_ns = now_ns() + FIRST_NS, kept_ns = kept_until_ns(e);
 
 	if (o || !is_closed(e))
 		return;
@@ -131,7 +140,7 @@ static void owe(struct settler *s, const struct journal_entry *e)
 		return; /* the next look finds it */
 	memcpy(o->id, e->id, sizeof(o->id));
 	memcpy(o->peer, e->peer, sizeof(o->peer));
-	o->due_ns = due_ns > kept_ns ? due_ns : kept_ns;
+	o->due_ns = later_of(now_ns() + FIRST_NS, kept_until_ns(s, e));
 	o->delay_ns = FIRST_NS;
 	o->next = s->owed[o->id[0]];
 	s->owed[o->id[0]] = o;

@@ -3,7 +3,7 @@
  * Promise: an outcome is told to its destination until that has acknowledged it: soon at first, ever more rarely, one
  * connection a peer at a time and four in all; what is contradicted is said once; what a VMM may still need is kept.
  * Seen to fail: with settle_soon() that tells nothing; with postpone() that waits no longer each time; without the wait
- * of RELEASE_S; with one peer that may take all connections; with CONTRADICTS asked again;
+ * of RELEASE_S; without that of RETURN_S; with one peer that may take all connections; with CONTRADICTS asked again;
  * without is_awaited() the operator's word is dropped before the VMM hears it.
  */
 #include <setjmp.h>
@@ -351,6 +351,35 @@ static void what_the_operator_says_is_kept_for_a_vmm_that_is_away(void **state)
 	f.vms.first = NULL;
 }
 
+/* After a restart: the VMM is told what the entry says, and then its destination. */
+static void an_outcome_is_kept_for_vmms_that_have_not_come_back(void **state)
+{
+	const enum journal_mark marks[] = { JOURNAL_NEVER, JOURNAL_DONE };
+	struct vm vm = { .run_state = VMFERRY_RUN_PAUSED, .last = { .role = JOURNAL_SOURCE } };
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		memcpy(vm.last.id, note(i, JOURNAL_SOURCE, marks[i], "a"), 16);
+		pass(3600); /* the daemon is not there */
+		f.started_ns = mono_ns;
+		assert_int_equal(settle_start(&f), 0);
+		pass(10);
+		assert_int_equal(nr_started, i);
+		f.vms.first = &vm; /* it has come back */
+		pass(600);
+		assert_int_equal(nr_started, i);
+		vm.run_state = i ? VMFERRY_RUN_RELEASED : VMFERRY_RUN_RUNNING;
+		settle_soon(&f, entries[i].id);
+		pass(1);
+		assert_int_equal(nr_started, i + 1);
+		answer(0, WIRE_SETTLED);
+		assert_false(is_there[i]);
+		settle_stop(&f);
+		f.vms.first = NULL;
+		vm.run_state = VMFERRY_RUN_PAUSED;
+	}
+}
+
 static void what_is_contradicted_is_said_once_and_kept(void **state)
 {
 	(void)state;
@@ -405,6 +434,7 @@ int main(void)
 		TEST(four_at_once),
 		TEST(done_is_kept_for_a_vmm_that_has_not_released_its_guest),
 		TEST(what_the_operator_says_is_kept_for_a_vmm_that_is_away),
+		TEST(an_outcome_is_kept_for_vmms_that_have_not_come_back),
 		TEST(what_is_contradicted_is_said_once_and_kept),
 		TEST(what_the_operator_forgets_is_not_told),
 		TEST(an_old_peer_that_knows_no_acknowledgement_is_given_a_day),
