@@ -246,7 +246,7 @@ static int rewrite_from(struct journal_disk *d, const uint8_t id[16], const stru
 	return sync_folder(d);
 }
 
-static int rewrite(struct journal_disk *d, const uint8_t id[16])
+static int rewrite(struct journal_disk *d, const uint8_t id[16], int (*judge)(struct journal_disk *d))
 {
 	struct journal_table t;
 	uint8_t unused[16];
@@ -255,10 +255,24 @@ static int rewrite(struct journal_disk *d, const uint8_t id[16])
 	if (err)
 		return err;
 	err = journal_disk_load(d, &t, unused);
+	if (!err && judge)
+		err = judge(d);
 	if (!err)
 		err = rewrite_from(d, id, &t);
 	journal_table_fini(&t);
 	return err;
+}
+
+/*
+ * A file that this daemon has written is not compacted once it is damaged, torn or gone: an entry that cannot be read
+ * would be left out of it, and its id would stay. The next start sees the damage, and takes another id and stamp.
+ */
+static int refuse_damage(struct journal_disk *d)
+{
+	if (!d->must_rewrite && d->end == lseek(d->fd, 0, SEEK_END))
+		return 0;
+	d->must_rewrite = false;
+	return -EBADMSG;
 }
 
 /* What a crash tore off at the end would swallow the next line. */
@@ -303,12 +317,16 @@ bool journal_disk_is_wasteful(const struct journal_disk *d, size_t live_bytes)
 /** journal_disk_compact() - write it anew; if that fails, the file goes on as it is, and the next try comes later */
 void journal_disk_compact(struct journal_disk *d, const uint8_t id[16])
 {
-	int err = rewrite(d, id);
+	int err = rewrite(d, id, refuse_damage);
 
 	if (!err)
 		return;
 	d->compact_at = d->size + SMALL;
-	notice_report("journal %s: cannot be compacted: %s; it goes on as it is", d->path, strerror(-err));
+	if (err == -EBADMSG)
+		error_report("journal %s: it was damaged, replaced or removed while this daemon runs; guests are not touched "
+			     "by this; look at the disk, then restart the daemon", d->path);
+	else
+		notice_report("journal %s: cannot be compacted: %s; it goes on as it is", d->path, strerror(-err));
 }
 
 /* ---- lines ---- */
@@ -345,7 +363,7 @@ int journal_disk_write(struct journal_disk *d, const uint8_t id[16])
 	int err = 0;
 
 	if (d->must_rewrite)
-		err = rewrite(d, id);
+		err = rewrite(d, id, NULL);
 	else if (d->fd < 0)
 		err = open_to_append(d);
 	if (!err && d->must_sync_folder)

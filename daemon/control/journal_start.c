@@ -20,11 +20,12 @@ struct marks_reading {
 
 static void drop_mark(struct journal *j, struct journal_kept *k, unsigned int line, const struct journal_entry *e)
 {
-	if (line == JOURNAL_LINE_FORGOT)
+	/* A journal that must have another id keeps that: peers know the one in this line. */
+	if (line == JOURNAL_LINE_FORGOT && !j->disk.must_rewrite)
 		memcpy(j->id, e->peer_journal, 16);
 	if (!k)
 		return;
-	memcpy(k->renewed, e->peer_journal, 16);
+	memcpy(k->renewed, j->id, 16);
 	journal_retire(j, k);
 	journal_queue(&j->disk.unwritten, k, line, e->when_s);
 }
@@ -118,6 +119,19 @@ static void init(struct journal *j, const struct journal_config *c)
 	STAILQ_INIT(&j->answered);
 }
 
+/*
+ * The first sync covers what the daemon before has written and not synced. If it fails, such lines may be lost later, and
+ * the new marks lack them, for the file has them now: nothing that has begun before proves anything then.
+ */
+static int sync_first(struct journal *j)
+{
+	int err = journal_disk_sync(&j->disk);
+
+	if (err && journal_new_id(j->stamp))
+		memset(j->stamp, 0, sizeof(j->stamp)); /* zeros: of no entry that has begun */
+	return err;
+}
+
 /* Return: 0, also if the disk takes nothing: @why says so then. */
 static int start(struct journal *j, const struct journal_config *c)
 {
@@ -135,7 +149,7 @@ static int start(struct journal *j, const struct journal_config *c)
 	if (!err)
 		err = journal_disk_write(&j->disk, j->id);
 	if (!err)
-		err = journal_disk_sync(&j->disk);
+		err = sync_first(j);
 	journal_say(j, err);
 	journal_take_synced(j);
 	return begin_marks(j, c);

@@ -461,12 +461,35 @@ static void a_sync_that_fails_is_no_promise(void **state)
 	print_message("# %u states of the disk\n", nr_states);
 }
 
+/*
+ * What the daemon before has written is not on the disk, and never may be: "begun" proves nothing any more. Seen to fail:
+ * without a new stamp.
+ */
+static void a_first_sync_that_fails_ends_what_was_proven(void **state)
+{
+	struct journal *j = open_journal();
+	const uint8_t id[16] = { 1 };
+
+	(void)state;
+	decide(j, 0, JOURNAL_DESTINATION, JOURNAL_BEGUN);
+	promise(j);
+	close_journal(j);
+	for (int i = 0; i < 2; i++) {
+		fail_sync = !i;
+		j = open_journal();
+		assert_int_equal(*journal_why(j) != 0, !i);
+		assert_false(journal_proves_no_go(j, journal_find(j, id, JOURNAL_DESTINATION)));
+		close_journal(j);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(any_byte_may_be_the_last, setup_power, teardown_power),
 		cmocka_unit_test_setup_teardown(it_may_be_the_last_of_a_compaction, setup_power, teardown_power),
 		cmocka_unit_test_setup_teardown(a_sync_that_fails_is_no_promise, setup_power, teardown_power),
+		cmocka_unit_test_setup_teardown(a_first_sync_that_fails_ends_what_was_proven, setup_power, teardown_power),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

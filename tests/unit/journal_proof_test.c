@@ -291,7 +291,8 @@ static void what_is_proven_after_what_was_lost(void **state)
 
 /*
  * The operator drops an entry: the id is another one, from the marks alone and from the disk alone, and stays it. Seen to
- * fail: with the header's id read back; with the line's own peer_journal written.
+ * fail: with the header's id read back; with the line's own peer_journal written; with the id of the marks for a journal
+ * that is gone.
  */
 static void an_entry_that_is_dropped_renews_the_id(void **state)
 {
@@ -316,8 +317,14 @@ static void an_entry_that_is_dropped_renews_the_id(void **state)
 		assert_null(journal_find(j, id1, JOURNAL_DESTINATION));
 		journal_id(j, third);
 		assert_memory_not_equal(first, third, 16);
-		if (files[i] != path) /* a journal that is gone is another one */
-			assert_memory_equal(second, third, 16);
+		for (int again = 0; again < 2; again++) {
+			if (files[i] == path) /* a journal that is gone is another one, and the marks do not bring it back */
+				assert_memory_not_equal(second, third, 16);
+			else
+				assert_memory_equal(second, third, 16);
+			j = open_again(j);
+			journal_id(j, third);
+		}
 		close_journal(j);
 		remove_files();
 	}
@@ -574,6 +581,60 @@ static void history_is_compacted(void **state)
 	close_journal(j);
 }
 
+static void grow_history(struct journal *j, int from)
+{
+	uint8_t id[16] = { 6 };
+
+	for (int n = from; n < from + 1000; n++) {
+		id[1] = (uint8_t)n;
+		id[2] = (uint8_t)(n >> 8);
+		assert_int_equal(begin(j, id, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+		assert_int_equal(journal_settled(j, id, JOURNAL_SOURCE), 0);
+	}
+	assert_int_equal(sync_now(j), 0);
+	assert_true(worker_drain(worker, now_ns() + PATIENCE_S * NS_PER_S));
+}
+
+/*
+ * The file loses a line, its last one, or all while the daemon runs: a compaction does not hide that behind the same id.
+ * Seen to fail: without refuse_damage(); without its look at the end; without its look at the damage.
+ */
+static void damage_is_not_compacted_away(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		struct journal *j = open_journal();
+		uint8_t before[16], after[16];
+		off_t size;
+
+		assert_int_equal(begin(j, id1, JOURNAL_DESTINATION, "web1", ""), 0);
+		assert_int_equal(journal_note(j, id1, JOURNAL_DESTINATION, JOURNAL_DONE), 0);
+		journal_id(j, before);
+		assert_int_equal(sync_now(j), 0);
+		if (i == 0)
+			spoil(path, -20);
+		else if (i == 1)
+			unlink(path);
+		grow_history(j, 0);
+		if (i == 2) {
+			assert_int_equal(begin(j, id2, JOURNAL_DESTINATION, "web2", ""), 0);
+			assert_int_equal(sync_now(j), 0);
+			spoil(path, -20);
+		}
+		size = i == 1 ? 0 : size_of(path);
+		grow_history(j, 1000);
+		assert_true(i == 1 ? access(path, F_OK) != 0 : size_of(path) > size);
+		close_journal(j);
+		unlink(marks); /* the host loses power */
+		boot[0]++;
+		j = open_journal();
+		journal_id(j, after);
+		assert_memory_not_equal(before, after, 16);
+		close_journal(j);
+		remove_files();
+	}
+}
+
 /* ---- a disk that takes nothing ---- */
 
 /* Comments up to 8 KiB, and the disk has no "go": it lags behind the marks. */
@@ -728,6 +789,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_journal_of_the_format_before_is_converted, setup_tmpfs, teardown),
 		cmocka_unit_test_setup_teardown(a_journal_of_a_later_format_is_left_alone, setup, teardown),
 		cmocka_unit_test_setup_teardown(history_is_compacted, setup, teardown),
+		cmocka_unit_test_setup_teardown(damage_is_not_compacted_away, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_disk_that_takes_nothing_ends_no_start, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_disk_without_the_folder_ends_no_start, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_noted_meanwhile_stays_in_the_marks, setup, teardown),
