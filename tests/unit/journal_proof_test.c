@@ -596,8 +596,8 @@ static void grow_history(struct journal *j, int from)
 }
 
 /*
- * The file loses a line, its last one, or all while the daemon runs: a compaction does not hide that behind the same id.
- * Seen to fail: without refuse_damage(); without its look at the end; without its look at the damage.
+ * The file loses a line, or all, while the daemon runs: a compaction does not hide that behind the same id. Seen to fail:
+ * without refuse_damage(); without its look at the damage. Its look at the end is not tested.
  */
 static void damage_is_not_compacted_away(void **state)
 {
