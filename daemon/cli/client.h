@@ -5,7 +5,7 @@
 #include <jansson.h>
 
 /* Exit codes of vmferry: scripts rely on them. */
-enum { EXIT_OK = 0, EXIT_BAD_USAGE = 2, EXIT_NO_DAEMON = 3, EXIT_REFUSED = 4, EXIT_NOT_MOVED = 5,
+enum { EXIT_OK = 0, EXIT_UNWRITTEN = 1, EXIT_BAD_USAGE = 2, EXIT_NO_DAEMON = 3, EXIT_REFUSED = 4, EXIT_NOT_MOVED = 5,
        EXIT_CANCELLED = 6, EXIT_HELD = 7 };
 
 struct client;

@@ -2,12 +2,14 @@
 /* vmferry: one table of verbs over the daemon's control socket. */
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "client.h"
+#include "terminal.h"
 
 #define CONTROL_SOCKET "/run/vmferry/control.sock"
 
@@ -15,11 +17,12 @@ struct cli {
 	const char *socket;
 	int as_json, detach;
 	json_t *params;
-	int run_here; /* resolve: 1 here, 0 gone, -1 not said */
+	int run_here, gone; /* resolve */
 	const char *html; /* report: where to */
 	json_int_t last; /* blackouts: that many; -1: as many as the daemon likes */
 	int pid; /* watch: whose guest */
 	double min_ms, seconds; /* watch: tell of stalls from there; stop after that long, 0: never */
+	char given[64]; /* each option once, as take_option() knows it */
 };
 
 static const char usage[] =
@@ -34,8 +37,8 @@ static const char usage[] =
 	"  cancel VM                call its migration off; the guest stays here\n"
 	"  events                   follow what happens, one JSON object a line\n"
 	"  resolve VM|ID            a guest that is held paused, since nobody says whether it runs elsewhere:\n"
-	"                           --gone (it runs there; never here again) or --run-here (it surely\n"
-	"                           does not run there); ID: of its migration\n"
+	"                           --gone (it runs there; its memory here is given up) or --run-here\n"
+	"                           (it surely never ran there, and never will); ID: of its migration\n"
 	"  journal                  migrations whose outcome is not known, or not acknowledged by the other\n"
 	"                           host yet\n"
 	"  forget ID                drop one of them: the other host is gone for good\n"
@@ -65,8 +68,13 @@ static const char usage[] =
 	"  --detach                 do not wait for the end\n"
 	"  --json                   JSON lines instead of a bar and a report\n"
 	"\n"
-	"exit codes: 0 moved; 2 wrong usage; 3 no daemon; 4 refused; 5 not moved, the guest runs on\n"
-	"here; 6 cancelled; 7 held: GO was sent and the peer is lost, see resolve\n"
+	"for all verbs: --socket PATH; for list, status, journal, events, blackouts and watch: --json\n"
+	"  --version                the release\n"
+	"  --help                   this text\n"
+	"\n"
+	"exit codes: 0 moved or done; 1 done, but standard output cannot be written; 2 wrong usage;\n"
+	"3 no daemon; 4 refused; 5 not moved, the guest runs on here; 6 cancelled; 7 held: GO was sent\n"
+	"and the peer is lost, see resolve\n"
 	"\n"
 	"examples:\n"
 	"  vmferry migrate web1 tcp:host2:4747 --downtime-limit 20 --channels 4\n"
@@ -120,16 +128,67 @@ static int do_migrate(struct client *c, struct cli *o, char **args)
 	return o->detach ? EXIT_OK : watch_migration(c, args[0], o->as_json);
 }
 
-static int print_status(struct client *c, const char *vm)
+static int is_connected(struct client *c, const char *vm)
+{
+	json_t *error, *list = client_ask(c, "query-vms", NULL, &error), *v;
+	int is_here = 0;
+	size_t i;
+
+	json_array_foreach (list, i, v)
+		is_here = is_here || !strcmp(json_string_value(json_object_get(v, "name")), vm);
+	json_decref(list);
+	json_decref(error);
+	return is_here;
+}
+
+static int has_status(const json_t *m, const char *status)
+{
+	const char *now = json_string_value(json_object_get(m, "status"));
+
+	return now && !strcmp(now, status);
+}
+
+static int say_unknown(const char *vm)
+{
+	fprintf(stderr, "vmferry: vm %s: unknown: no VM of this name is connected here, and no migration of it is known; see "
+		"\"vmferry list\" and \"vmferry journal\"\n", vm);
+	return EXIT_REFUSED;
+}
+
+static int print_status(struct client *c, const char *vm, int as_json)
 {
 	json_t *error, *m = client_ask(c, "query-migrate", json_pack("{s:s}", "vm", vm), &error);
+	int code = EXIT_OK;
 
 	if (!m)
 		return refused(error);
-	json_dumpf(m, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-	putchar('\n');
+	if (has_status(m, "none") && !is_connected(c, vm)) {
+		code = say_unknown(vm);
+	} else {
+		json_dumpf(m, stdout, (as_json ? JSON_COMPACT : JSON_INDENT(2)) | JSON_PRESERVE_ORDER);
+		putchar('\n');
+	}
 	json_decref(m);
-	return EXIT_OK;
+	return code;
+}
+
+/* A verb about the guest of @vm was refused with @error: print that, and the next step if the guest is held or unknown. */
+static int refused_of(struct client *c, const char *vm, json_t *error)
+{
+	int code = refused(error);
+	json_t *again = NULL, *m;
+
+	if (code != EXIT_REFUSED)
+		return code;
+	m = client_ask(c, "query-migrate", json_pack("{s:s}", "vm", vm), &again);
+	if (has_status(m, "held"))
+		fprintf(stderr, "vmferry: the guest is held paused; see \"vmferry status %s\" for the reason, and \"vmferry "
+			"--help\" for resolve\n", vm);
+	else if (has_status(m, "none") && !is_connected(c, vm))
+		say_unknown(vm);
+	json_decref(m);
+	json_decref(again);
+	return code;
 }
 
 static double ms(const json_t *span, const char *key)
@@ -157,13 +216,13 @@ static int do_status(struct client *c, struct cli *o, char **args)
 	size_t i;
 
 	if (args[0])
-		return print_status(c, args[0]);
+		return print_status(c, args[0], o->as_json);
 	list = client_ask(c, "query-vms", NULL, &error);
 	if (!list)
 		return refused(error);
 	json_array_foreach (list, i, v)
 		if (!code)
-			code = print_status(c, json_string_value(json_object_get(v, "name")));
+			code = print_status(c, json_string_value(json_object_get(v, "name")), o->as_json);
 	json_decref(list);
 	if (!code && !o->as_json)
 		print_loop(c);
@@ -180,20 +239,25 @@ static int do_simple(struct client *c, const char *command, json_t *args)
 	return EXIT_OK;
 }
 
+static int do_with_vm(struct client *c, const char *command, const char *vm, json_t *args)
+{
+	json_t *error, *ok = client_ask(c, command, args, &error);
+
+	if (!ok)
+		return refused_of(c, vm, error);
+	json_decref(ok);
+	return EXIT_OK;
+}
+
 static int do_cancel(struct client *c, struct cli *o, char **args)
 {
 	(void)o;
-	return do_simple(c, "migrate_cancel", json_pack("{s:s}", "vm", args[0]));
+	return do_with_vm(c, "migrate_cancel", args[0], json_pack("{s:s}", "vm", args[0]));
 }
 
 static int do_resolve(struct client *c, struct cli *o, char **args)
 {
-	if (o->run_here < 0) {
-		fprintf(stderr, "vmferry: resolve needs --gone or --run-here; be sure: a guest that runs twice "
-				"destroys its disks\n");
-		return EXIT_BAD_USAGE;
-	}
-	return do_simple(c, "resolve", json_pack("{s:s, s:b}", "vm", args[0], "run-here", o->run_here));
+	return do_with_vm(c, "resolve", args[0], json_pack("{s:s, s:b}", "vm", args[0], "run-here", o->run_here));
 }
 
 static int do_journal(struct client *c, struct cli *o, char **args)
@@ -216,12 +280,14 @@ static int do_events(struct client *c, struct cli *o, char **args)
 
 	(void)o;
 	(void)args;
-	while ((e = client_next_event(c))) {
+	while (!ferror(stdout) && (e = client_next_event(c))) {
 		json_dumpf(e, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
 		putchar('\n');
 		fflush(stdout);
 		json_decref(e);
 	}
+	if (ferror(stdout))
+		return EXIT_OK; /* main() says it */
 	fprintf(stderr, "vmferry: the daemon is gone\n");
 	return EXIT_NO_DAEMON;
 }
@@ -231,13 +297,13 @@ static int do_report(struct client *c, struct cli *o, char **args)
 	json_t *error, *m;
 	int err;
 
-	if (!o->html) {
-		fprintf(stderr, "vmferry: report needs --html FILE\n");
-		return EXIT_BAD_USAGE;
-	}
 	m = client_ask(c, "query-migrate", json_pack("{s:s}", "vm", args[0]), &error);
 	if (!m)
-		return refused(error);
+		return refused_of(c, args[0], error);
+	if (has_status(m, "none") && !is_connected(c, args[0])) {
+		json_decref(m);
+		return say_unknown(args[0]);
+	}
 	if (!json_object_get(m, "rounds")) {
 		fprintf(stderr, "vmferry: vm %s: no migration to report on\n", args[0]);
 		json_decref(m);
@@ -277,24 +343,32 @@ static int do_watch(struct client *c, struct cli *o, char **args)
 {
 	(void)c;
 	(void)args;
-	if (o->pid <= 0) {
-		fprintf(stderr, "vmferry: watch needs --pid, the process of a VMM\n");
-		return EXIT_BAD_USAGE;
-	}
 	return watch_stalls(o->pid, o->min_ms, o->seconds, o->as_json);
 }
 
+/* The options of migrate, as take_option() knows them. */
+#define MIGRATE_OPTIONS "dlSNcbztoRITPAM"
+
+/** struct verb - @takes: its arguments, in words; @options: those it knows besides --socket, as take_option() does */
 static const struct verb {
 	const char *name;
 	int least, most;
+	const char *takes;
+	const char *options;
 	int (*run)(struct client *c, struct cli *o, char **args);
 	int is_alone; /* needs no daemon */
 } verbs[] = {
-	{ "list", 0, 0, do_list, 0 },     { "migrate", 2, 2, do_migrate, 0 }, { "status", 0, 1, do_status, 0 },
-	{ "cancel", 1, 1, do_cancel, 0 }, { "events", 0, 0, do_events, 0 },   { "resolve", 1, 1, do_resolve, 0 },
-	{ "watch", 0, 0, do_watch, 1 },   { "blackouts", 0, 1, do_blackouts, 0 },
-	{ "report", 1, 1, do_report, 0 },
-	{ "journal", 0, 0, do_journal, 0 }, { "forget", 1, 1, do_forget, 0 },
+	{ "list", 0, 0, "no argument", "j", do_list, 0 },
+	{ "migrate", 2, 2, "two arguments, VM and ADDRESS", MIGRATE_OPTIONS "j", do_migrate, 0 },
+	{ "status", 0, 1, "one argument at most, VM", "j", do_status, 0 },
+	{ "cancel", 1, 1, "one argument, VM", "", do_cancel, 0 },
+	{ "events", 0, 0, "no argument", "j", do_events, 0 },
+	{ "resolve", 1, 1, "one argument, VM or ID", "rg", do_resolve, 0 },
+	{ "watch", 0, 0, "no argument", "jpme", do_watch, 1 },
+	{ "blackouts", 0, 1, "one argument at most, VM", "jL", do_blackouts, 0 },
+	{ "report", 1, 1, "one argument, VM", "H", do_report, 0 },
+	{ "journal", 0, 0, "no argument", "j", do_journal, 0 },
+	{ "forget", 1, 1, "one argument, ID", "", do_forget, 0 },
 };
 
 static const struct option longs[] = {
@@ -303,12 +377,21 @@ static const struct option longs[] = {
 	{ "no-strict", 0, NULL, 'N' },	 { "channels", 1, NULL, 'c' },	  { "max-bandwidth", 1, NULL, 'b' },
 	{ "compress", 1, NULL, 'z' },	 { "throttle", 0, NULL, 't' },	  { "timeout", 1, NULL, 'o' },
 	{ "run-here", 0, NULL, 'r' },	 { "gone", 0, NULL, 'g' },	  { "pid", 1, NULL, 'p' },
-	{ "html", 1, NULL, 'H' },
+	{ "html", 1, NULL, 'H' },	 { "version", 0, NULL, 'v' },
 	{ "last", 1, NULL, 'L' },	 { "switchover-ratio", 1, NULL, 'R' },
 	{ "downtime-initial", 1, NULL, 'I' }, { "downtime-steps", 1, NULL, 'T' },
 	{ "progress-timeout", 1, NULL, 'P' }, { "timeout-action", 1, NULL, 'A' }, { "max-tries", 1, NULL, 'M' },
 	{ "min", 1, NULL, 'm' },	 { "seconds", 1, NULL, 'e' },	  { NULL, 0, NULL, 0 },
 };
+
+static const char *name_of(int option)
+{
+	const struct option *l = longs;
+
+	while (l->name && l->val != option)
+		l++;
+	return l->name;
+}
 
 /* A number with K, M, G, T (powers of 1024); -1: none. */
 static json_int_t parse_number(const char *text)
@@ -325,58 +408,75 @@ static json_int_t parse_number(const char *text)
 	return n;
 }
 
-static int set_number(struct cli *o, const char *key, const char *text)
+static int is_no_number(int option, const char *text)
+{
+	fprintf(stderr, "vmferry: --%s: \"%s\" is not a number that it takes\n", name_of(option), text);
+	return -EINVAL;
+}
+
+static int set_number(struct cli *o, int option, const char *key, const char *text)
 {
 	json_int_t n = parse_number(text);
 
-	if (n < 0) {
-		fprintf(stderr, "vmferry: \"%s\" is not a number\n", text);
-		return -EINVAL;
-	}
-	return json_object_set_new(o->params, key, json_integer(n));
+	return n < 0 ? is_no_number(option, text) : json_object_set_new(o->params, key, json_integer(n));
 }
 
-static int set_double(const char *text, double *to)
+static int set_last(struct cli *o, int option, const char *text)
+{
+	o->last = parse_number(text);
+	return o->last < 0 ? is_no_number(option, text) : 0;
+}
+
+static int set_pid(struct cli *o, int option, const char *text)
+{
+	json_int_t n = parse_number(text);
+
+	if (n < 1 || n > INT_MAX)
+		return is_no_number(option, text);
+	o->pid = (int)n;
+	return 0;
+}
+
+/* The limit is far above each use, and keeps all products of the value within their types. */
+static int set_double(int option, const char *text, double *to)
 {
 	char *end;
 
 	*to = strtod(text, &end);
-	if (end != text && !*end && *to >= 0)
-		return 0;
-	fprintf(stderr, "vmferry: \"%s\" is not a number\n", text);
-	return -EINVAL;
+	return end != text && !*end && *to >= 0 && *to <= 1e8 ? 0 : is_no_number(option, text);
 }
 
 static int take_option(struct cli *o, int c)
 {
-	double number;
-
+	if (c < CHAR_MAX && !strchr(o->given, c))
+		o->given[strlen(o->given)] = (char)c;
 	switch (c) {
 	case 's': o->socket = optarg; return 0;
 	case 'j': o->as_json = 1; return 0;
 	case 'd': o->detach = 1; return 0;
 	case 'r': o->run_here = 1; return 0;
-	case 'g': o->run_here = 0; return 0;
-	case 'p': return set_double(optarg, &number) ? -EINVAL : (o->pid = (int)number, 0);
-	case 'm': return set_double(optarg, &o->min_ms);
-	case 'e': return set_double(optarg, &o->seconds);
-	case 'l': return set_number(o, "downtime-limit", optarg);
-	case 'c': return set_number(o, "multifd-channels", optarg);
-	case 'b': return set_number(o, "max-bandwidth", optarg);
-	case 'o': return set_number(o, "timeout", optarg);
+	case 'g': o->gone = 1; return 0;
+	case 'p': return set_pid(o, c, optarg);
+	case 'm': return set_double(c, optarg, &o->min_ms);
+	case 'e': return set_double(c, optarg, &o->seconds);
+	case 'l': return set_number(o, c, "downtime-limit", optarg);
+	case 'c': return set_number(o, c, "multifd-channels", optarg);
+	case 'b': return set_number(o, c, "max-bandwidth", optarg);
+	case 'o': return set_number(o, c, "timeout", optarg);
 	case 'H': o->html = optarg; return 0;
-	case 'L': return (o->last = parse_number(optarg)) < 0 ? -EINVAL : 0;
-	case 'R': return set_number(o, "switchover-ratio", optarg);
-	case 'I': return set_number(o, "downtime-initial", optarg);
-	case 'T': return set_number(o, "downtime-steps", optarg);
-	case 'P': return set_number(o, "progress-timeout", optarg);
-	case 'M': return set_number(o, "switchover-max-tries", optarg);
+	case 'L': return set_last(o, c, optarg);
+	case 'R': return set_number(o, c, "switchover-ratio", optarg);
+	case 'I': return set_number(o, c, "downtime-initial", optarg);
+	case 'T': return set_number(o, c, "downtime-steps", optarg);
+	case 'P': return set_number(o, c, "progress-timeout", optarg);
+	case 'M': return set_number(o, c, "switchover-max-tries", optarg);
 	case 'A': return json_object_set_new(o->params, "timeout-action", json_string(optarg));
 	case 'S': return json_object_set_new(o->params, "downtime-limit-strict", json_true());
 	case 'N': return json_object_set_new(o->params, "downtime-limit-strict", json_false());
 	case 't': return json_object_set_new(o->params, "throttle", json_true());
 	case 'z': return json_object_set_new(o->params, "multifd-compression", json_string(optarg));
-	case 'h': fputs(usage, stdout); exit(EXIT_OK);
+	case 'h': fputs(usage, stdout); exit(terminal_close(EXIT_OK));
+	case 'v': puts("vmferry " VMFERRY_RELEASE); exit(terminal_close(EXIT_OK));
 	default: return -EINVAL;
 	}
 }
@@ -405,6 +505,30 @@ static const struct verb *find_verb(const char *name)
 	return NULL;
 }
 
+/* Does @v have each option that it needs, and none of another verb? */
+static int check_options(const struct cli *o, const struct verb *v)
+{
+	for (const char *c = o->given; *c; c++)
+		if (*c != 's' && !strchr(v->options, *c)) {
+			fprintf(stderr, "vmferry: %s takes no --%s; see vmferry --help\n", v->name, name_of(*c));
+			return -EINVAL;
+		}
+	if (v->run == do_resolve && o->run_here == o->gone) {
+		fprintf(stderr, "vmferry: resolve needs %s; be sure: a guest that runs twice destroys its disks\n", o->gone ?
+			"one of --gone and --run-here, not both" : "--gone or --run-here");
+		return -EINVAL;
+	}
+	if (v->run == do_report && !o->html) {
+		fprintf(stderr, "vmferry: report needs --html FILE\n");
+		return -EINVAL;
+	}
+	if (v->run == do_watch && !o->pid) {
+		fprintf(stderr, "vmferry: watch needs --pid, the process of a VMM\n");
+		return -EINVAL;
+	}
+	return 0;
+}
+
 /* @args: the verb and its arguments, NULL behind the last */
 static int obey(struct cli *o, char **args, int nr)
 {
@@ -418,17 +542,31 @@ static int obey(struct cli *o, char **args, int nr)
 	if (!v)
 		return EXIT_BAD_USAGE;
 	if (nr - 1 < v->least || nr - 1 > v->most) {
-		fprintf(stderr, "vmferry: %s takes %d to %d arguments; see vmferry --help\n", v->name, v->least, v->most);
+		fprintf(stderr, "vmferry: %s takes %s; see vmferry --help\n", v->name, v->takes);
 		return EXIT_BAD_USAGE;
 	}
-	return run(o, v, args + 1);
+	return check_options(o, v) ? EXIT_BAD_USAGE : run(o, v, args + 1);
+}
+
+/* Messages repeat arguments, also getopt_long()'s own ones. */
+static int check_arguments(int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++)
+		if (!terminal_may_show(argv[i])) {
+			fprintf(stderr, "vmferry: argument %d is not UTF-8, or has a control character such as a line's end\n", i);
+			return -EINVAL;
+		}
+	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	struct cli o = { .socket = CONTROL_SOCKET, .params = json_object(), .run_here = -1, .min_ms = 1, .last = -1 };
+	struct cli o = { .socket = CONTROL_SOCKET, .params = json_object(), .min_ms = 1, .last = -1 };
 	int c, code = EXIT_OK;
 
+	terminal_open();
+	if (check_arguments(argc, argv))
+		code = EXIT_BAD_USAGE;
 	while (!code && (c = getopt_long(argc, argv, "h", longs, NULL)) != -1)
 		if (take_option(&o, c)) {
 			fputs("see vmferry --help\n", stderr);
@@ -437,5 +575,5 @@ int main(int argc, char **argv)
 	if (!code)
 		code = obey(&o, argv + optind, argc - optind);
 	json_decref(o.params);
-	return code;
+	return terminal_close(code);
 }

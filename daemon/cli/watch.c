@@ -157,8 +157,11 @@ static void print_report(json_t *m)
 	if (strcmp(str(m, "status"), "completed")) {
 		printf("%s: %s: %s\n", str(m, "vm"), str(m, "status"), str(m, "error-desc"));
 		if (!strcmp(str(m, "status"), "held"))
-			printf("The guest is held paused here. If you know where it runs:\n"
-			       "  vmferry resolve %s --gone | --run-here\n", str(m, "vm"));
+			printf("The guest is held paused here, and the destination is asked whether it runs there. If you "
+			       "know, say one of:\n"
+			       "  vmferry resolve %s --gone      it runs there; its memory here is given up\n"
+			       "  vmferry resolve %s --run-here  it surely never ran there, and never will\n",
+			       str(m, "vm"), str(m, "vm"));
 		else
 			printf("The guest was not moved; \"vmferry list\" shows it.\n");
 		print_decisions(m);

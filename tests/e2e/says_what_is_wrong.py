@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Promise: vmferryd and ferryvm refuse a wrong argument with exit code 2 and a line that names the option and what it
+"""Promise: vmferryd, ferryvm and vmferry refuse a wrong argument with exit code 2 and a line that names the option and what it
 takes; --help and the manual list the same options; and no message goes into a file that was opened for something else.
+An answer of vmferry that was not written is no success, and a VM that it does not know is called unknown.
 Seen to fail: with atoi() for numbers and "bad option or value" for all of them; with the configuration file read by
 fgets() alone, where /dev/zero never ended and a folder was empty; without open_standard_files(); with need-kvm behind the
-packages in the Makefile."""
-import os, re, signal, socket, subprocess, sys
+packages in the Makefile; without check_options() and check_arguments() in the CLI; without terminal_close(); with "none" for the status of any name."""
+import json, os, re, signal, socket, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import OUT, Scene, expect, main, wait_for
 
@@ -21,7 +22,7 @@ def program(name):
 def ends(code, words, name, *args, stdout=subprocess.PIPE):
     """@name with @args ends with @code, and standard error has all of @words"""
     got = subprocess.run([program(name), *args], stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, timeout=60)
-    said, what = got.stderr.decode(errors='replace'), f'{name} {" ".join(args)}'[:200]
+    said, what = got.stderr.decode(errors='replace'), f'{name} {" ".join(map(str, args))}'[:200]
     expect(got.returncode == code, f'{what} ended with {got.returncode}, not {code}: {said[:300]}')
     for w in words:
         expect(w in said, f'{what}: "{w}" is not in: {said[:300]}')
@@ -63,11 +64,70 @@ DAEMON = [
 ) for value in values]
 
 
+# No daemon is asked: a verb that is obeyed ends with 3. "resolve" takes either option, and takes no decision with both.
+VMFERRY = [
+    (['bogus'], ['no such verb: bogus']),
+    (['list', 'x'], ['list takes no argument']),
+    (['migrate', 'web1'], ['migrate takes two arguments, VM and ADDRESS']),
+    (['cancel'], ['cancel takes one argument, VM']),
+    (['status', 'a', 'b'], ['status takes one argument at most, VM']),
+    (['forget'], ['forget takes one argument, ID']),
+    (['resolve', 'web1'], ['--gone or --run-here']),
+    (['resolve', 'web1', '--gone', '--run-here'], ['one of --gone and --run-here']),
+    (['resolve', 'web1', '--run-here', '--gone'], ['one of --gone and --run-here']),
+    (['report', 'web1'], ['--html']),
+    (['watch'], ['--pid']),
+    (['watch', '--pid', '0'], ['--pid: "0"']), (['watch', '--pid', '1.5'], ['--pid: "1.5"']),
+    (['watch', '--pid', '99999999999'], ['--pid: "99999999999"']), (['watch', '--pid', '1', '--seconds', 'inf'], ['--seconds: "inf"']),
+    (['blackouts', '--last', 'x'], ['--last: "x"']), (['migrate', 'a', 'unix:/x', '--channels', 'many'], ['--channels: "many"']),
+    (['--bogus'], ['--bogus', '--help']),
+    (['status', 'a\nb'], ['argument 2', 'control character']), (['status', b'a\xff'], ['argument 2', 'UTF-8']),
+    (['--\x1b[2J'], ['argument 1']), (['resolve', 'a\u009b', '--gone'], ['argument 2']),
+] + [([*verb, *option], [f'{verb[0]} takes no {option[0]}']) for verb, option in (
+    (['migrate', 'a', 'unix:/x'], ['--gone']), (['migrate', 'a', 'unix:/x'], ['--run-here']), (['migrate', 'a', 'unix:/x'], ['--last', '1']),
+    (['cancel', 'a'], ['--json']), (['list'], ['--detach']), (['status'], ['--strict']), (['forget', 'a'], ['--gone']),
+    (['resolve', 'a'], ['--timeout', '1']), (['journal'], ['--html', 'x']), (['blackouts'], ['--pid', '1']), (['events'], ['--last', '1']),
+)]
+
+
+def vmferry(daemon, code, words, *args, **more):
+    return ends(code, words, 'vmferry', '--socket', daemon.control, *args, **more)
+
+
 def a_wrong_argument_is_named():
     for args, words in FERRYVM:
         ends(2, words, 'ferryvm', *args)
     for args, words in DAEMON:
         ends(2, words, 'vmferryd', *args)
+    for args, words in VMFERRY:
+        said = ends(2, words, 'vmferry', *args, '--socket', '/nowhere').stderr
+        expect(not re.search(rb'[\0-\x09\x0b-\x1f\x7f-\xff]', said), f'{args}: raw bytes go to the terminal: {said}')
+
+
+def vmferry_calls_a_vm_unknown():
+    with Scene() as s:
+        a = s.daemon('a')
+        for args in (['status', 'web9'], ['cancel', 'web9'], ['resolve', 'web9', '--gone'], ['report', 'web9', '--html', s.dir + '/x']):
+            got = vmferry(a, 4, ['vm web9: unknown', 'vmferry list'], *args)
+            expect(not got.stdout, f'{args}: {got.stdout}')
+        s.vmm(a, name='web9', incoming=True, ram='32M')
+        got = vmferry(a, 0, [], 'status', 'web9', '--json')
+        expect(json.loads(got.stdout)['status'] == 'none' and got.stdout.count(b'\n') == 1, str(got.stdout))
+        said = vmferry(a, 4, ['no migration to cancel'], 'cancel', 'web9').stderr
+        expect(b'unknown' not in said, str(said))
+
+
+def an_answer_that_is_not_written_is_no_success():
+    """also with standard output closed, where the control socket must not take its place"""
+    forms = ['list'], ['list', '--json'], ['status'], ['blackouts'], ['blackouts', '--json'], ['journal'], ['--help'], ['--version']
+    with Scene() as s, open('/dev/full', 'w') as full:
+        a = s.daemon('a')
+        for args in forms:
+            vmferry(a, 0, [], *args)
+            vmferry(a, 1, ['cannot write to standard output'], *args, stdout=full)
+            got = subprocess.run(['/bin/sh', '-c', 'exec "$@" >&-', 'sh', program('vmferry'), '--socket', a.control, *args],
+                                 stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60)
+            expect(got.returncode == 1 and b'cannot write to standard output' in got.stderr, f'{args}, closed: {got}')
 
 
 def a_file_that_is_no_configuration():
@@ -104,7 +164,7 @@ def help_and_manual_list_the_same_options():
 
 def help_that_cannot_be_written():
     with open('/dev/full', 'w') as full:
-        for name in ('ferryvm', 'vmferryd'):
+        for name in ('ferryvm', 'vmferryd', 'vmferry'):
             for option in ('--help', '--version'):
                 ends(1, ['standard output', 'No space left'], name, option, stdout=full)
 
@@ -170,6 +230,6 @@ def no_kvm_is_told_before_anything_is_installed():
             expect('missing packages' not in said, f'make {target}: {said[:300]}')
 
 
-main([a_wrong_argument_is_named, a_file_that_is_no_configuration, help_and_manual_list_the_same_options,
+main([a_wrong_argument_is_named, vmferry_calls_a_vm_unknown, an_answer_that_is_not_written_is_no_success, a_file_that_is_no_configuration, help_and_manual_list_the_same_options,
       help_that_cannot_be_written, closed_standard_files_stay_empty, a_stats_socket_replaces_no_other_file,
       no_kvm_is_told_before_anything_is_installed])
