@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -38,7 +39,8 @@ static int nr_files;
 static int of_fd[NR_FDS];  /* index in files plus one */
 static int named, before = -1; /* what the path names; what it may still name after a loss of power */
 static int beside = -1;	   /* what path.new names */
-static bool is_recording, is_quick;
+static atomic_bool is_recording; /* also asked by the loop, while a work writes */
+static bool is_quick;
 static int fail_sync, fail_folder;
 static unsigned int nr_states;
 

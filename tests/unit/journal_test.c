@@ -19,6 +19,16 @@
 
 #include "journal_steps.h"
 
+#ifdef __SANITIZE_THREAD__
+/* A child of each_file_alone_is_enough() has a worker of its own. */
+const char *__tsan_default_options(void);
+
+const char *__tsan_default_options(void)
+{
+	return "die_after_fork=0";
+}
+#endif
+
 static void marks_survive(void **state)
 {
 	struct journal *j = open_journal();
