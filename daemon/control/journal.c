@@ -145,7 +145,7 @@ static void begin_work(struct journal *j)
 	worker_do(j->worker, &j->work);
 }
 
-/** journal_take_synced() - take back what is on the disk */
+/** journal_take_synced() - take back from the work the jobs whose lines are on the disk */
 void journal_take_synced(struct journal *j)
 {
 	struct journal_job *job;

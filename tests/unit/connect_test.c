@@ -101,7 +101,7 @@ static void *end_at_once(void *arg)
 	return arg;
 }
 
-/* With TSan the first thread brings one of TSan's own, which stays. */
+/* A program built with TSan starts a thread of TSan's own with its first thread; that one never ends. */
 static void count_threads(void)
 {
 	pthread_t first;
