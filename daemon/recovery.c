@@ -203,6 +203,19 @@ static void judge(struct ferry *f, struct vm *vm)
 
 /* ---- a VMM that names none: by its name ---- */
 
+/*
+ * A name proves nothing: any VMM may have it. So an entry is closed by name only as what it proves by itself, and "go" of
+ * a source by its peer or the operator alone. Else a VMM that registers under the name of a guest that is held, while that
+ * guest's VMM is away, would have the guest resumed when its VMM is back.
+ */
+static void close_by_name(struct ferry *f, const struct journal_entry *e)
+{
+	if (e->role == JOURNAL_DESTINATION && e->mark == JOURNAL_GO)
+		journal_note(f->journal, e->id, e->role, JOURNAL_DONE);
+	else if (journal_proves_no_go(f->journal, e))
+		journal_note(f->journal, e->id, e->role, JOURNAL_NEVER);
+}
+
 /* An older daemon tells no VMM of a migration; its entries have no time. */
 static const struct journal_entry *find_by_name(struct ferry *f, const struct vm *vm, enum journal_role role)
 {
@@ -217,11 +230,10 @@ static void source_by_name(struct ferry *f, struct vm *vm)
 
 	if (vm->run_state == VMFERRY_RUN_RUNNING) {
 		if (e)
-			journal_note(f->journal, e->id, JOURNAL_SOURCE, JOURNAL_NEVER);
+			close_by_name(f, e);
 		d = find_by_name(f, vm, JOURNAL_DESTINATION);
 		if (d)
-			journal_note(f->journal, d->id, JOURNAL_DESTINATION,
-				     d->mark == JOURNAL_GO ? JOURNAL_DONE : JOURNAL_NEVER);
+			close_by_name(f, d);
 		return;
 	}
 	if (!e)
