@@ -150,11 +150,20 @@ int vm_make(struct vm *vm, size_t size, unsigned int nr_vcpus, unsigned int ring
 	return 0;
 }
 
-/** vm_reap() - what a VMM does with its own rings */
+/**
+ * vm_reap() - what a VMM does with its own rings
+ *
+ * Since Linux 6.16 a signal cuts KVM_RESET_DIRTY_RINGS short, and the module then rightly calls a watched attachment
+ * broken (a_write_lost_to_a_signal_is_told). vm_pause()'s kick must not be that signal: a vCPU's thread reaps as well.
+ */
 void vm_reap(struct vm *vm)
 {
+	sigset_t kick, before;
 	int n = 0;
 
+	sigemptyset(&kick);
+	sigaddset(&kick, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &kick, &before);
 	pthread_mutex_lock(&vm->reap_lock);
 	for (unsigned int i = 0; i < vm->nr_vcpus; i++) {
 		for (;;) {
@@ -170,6 +179,7 @@ void vm_reap(struct vm *vm)
 	if (n && ioctl(vm->vm_fd, KVM_RESET_DIRTY_RINGS, 0) < 0)
 		vm->failed = errno;
 	pthread_mutex_unlock(&vm->reap_lock);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 struct start {
