@@ -19,6 +19,7 @@ KILLS = int(os.environ.get('VMFERRY_KILLS', '50'))
 SEED = int(os.environ.get('VMFERRY_SEED', '4747'))
 ROUNDS, FIRST = int(os.environ.get('VMFERRY_ROUNDS', '24')), int(os.environ.get('VMFERRY_FIRST', '0'))
 VICTIMS = ('source daemon', 'destination daemon', 'source VMM', 'destination VMM')
+UNDER_WAY = ('setup', 'active', 'device', 'cancelling')
 # How long a process stands, how often: a moment; more than a try takes; more than the source waits for RUNNING; more
 # than a VMM has for a request.
 STANDS = ((.55, 0, .1), (.3, .1, 1.5), (.12, 5.2, 6), (.03, 10.5, 11))
@@ -152,8 +153,9 @@ class Round:
         if all(v.proc.pid in {vm['pid'] for vm in vms} for v in up) and not any(vm['busy'] for vm in vms) and \
                 status in ('none', 'completed', 'failed', 'cancelled'):
             return True
-        # A destination whose VMM lives will say what became of the guest; if that is dead, nobody will.
-        if status == 'held' or any(vm['status'] == 'paused' for vm in vms):
+        # A destination whose VMM lives will say what became of the guest; if that is dead, nobody will. While a
+        # migration is in its switchover the guest stands, too, but is not held yet: there is nothing to resolve.
+        if status == 'held' or status not in UNDER_WAY and any(vm['status'] == 'paused' for vm in vms):
             self.held_since = self.held_since or time.monotonic()
             if not self.resolved and has_ended(self.dst) and time.monotonic() > self.held_since + 2 * SLOW:
                 self.resolve()

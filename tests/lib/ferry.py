@@ -4,13 +4,14 @@
 Everything started here is ended by its pid, and everything made lies in one temporary
 directory that goes away with the Host. Waits are for events or states, with a deadline.
 """
-import contextlib, json, os, shutil, signal, socket, subprocess, sys, tempfile, time
+import contextlib, faulthandler, json, os, shutil, signal, socket, subprocess, sys, tempfile, time
 
 TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
 OUT = os.environ.get('VMFERRY_OUT', os.path.join(TOP, 'out'))
 # Who is to harvest; the same tests run over each. Empty: what the daemon takes by itself.
 TRACKER = os.environ.get('VMFERRY_TRACKER', '')
 SLOW = float(os.environ.get('VMFERRY_SLOW', '1'))  # sanitizers: deadlines that much longer
+STANDS_AFTER = 300  # seconds: a test function that takes longer tells where its threads are
 
 
 # Whoever ends us with SIGTERM must not leave daemons and guests behind.
@@ -354,6 +355,7 @@ def main(tests):
     bad = 0
     for n, t in enumerate(tests, 1):
         start = time.monotonic()
+        faulthandler.dump_traceback_later(STANDS_AFTER * SLOW)  # so that the log of a test that hangs says where
         try:
             t()
             print(f'ok {n} {t.__name__} # {time.monotonic() - start:.1f} s', flush=True)
@@ -363,4 +365,5 @@ def main(tests):
             bad += 1
             print(f'# {type(e).__name__}: {e}')
             print(f'not ok {n} {t.__name__}', flush=True)
+        faulthandler.cancel_dump_traceback_later()
     sys.exit(1 if bad else 0)

@@ -134,6 +134,9 @@ class StandinVmm:
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(self.path)
+        # Order: die() and leave() say so first and cut then. If they cut what was not connected yet, it is seen here.
+        if self.is_dead or not self.may_come.is_set():
+            raise ConnectionError('it is to stay away')
         self.files = []
         newest = self.protocol << NEWEST_SHIFT if self.protocol > 1 else 0  # version 1 names no range
         answer = self.exchange(HELLO, struct.pack('<IIQ', VMM_MAGIC, VMM_OLDEST, newest))
