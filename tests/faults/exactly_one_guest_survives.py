@@ -153,19 +153,20 @@ class Round:
         if all(v.proc.pid in {vm['pid'] for vm in vms} for v in up) and not any(vm['busy'] for vm in vms) and \
                 status in ('none', 'completed', 'failed', 'cancelled'):
             return True
-        # A destination whose VMM lives will say what became of the guest; if that is dead, nobody will. While a
-        # migration is in its switchover the guest stands, too, but is not held yet: there is nothing to resolve.
+        # A destination whose VMM lives will say what became of the guest; if that is dead, nobody will, and a source
+        # that was restarted asks it only for a VMM that has come back. While a migration is in its switchover the
+        # guest stands, too, but is not held yet: there is nothing to resolve.
         if status == 'held' or status not in UNDER_WAY and any(vm['status'] == 'paused' for vm in vms):
             self.held_since = self.held_since or time.monotonic()
-            if not self.resolved and has_ended(self.dst) and time.monotonic() > self.held_since + 2 * SLOW:
+            if not self.resolved and (has_ended(self.dst) or has_ended(self.src)) and time.monotonic() > self.held_since + 2 * SLOW:
                 self.resolve()
         else:
             self.held_since = None
         return False
 
     def resolve(self):
-        """what an operator does who looks at both hosts: the VMM at the destination is dead, and its daemon's log says
-        whether the guest ran in it"""
+        """what an operator does who looks at both hosts: one of the VMMs is dead, and the destination's log says whether
+        the guest ran there"""
         self.resolved = '--gone' if 'arrived and runs here' in self.b.text() else '--run-here'
         got = subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', self.a.control, 'resolve', 'web1', self.resolved],
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
