@@ -347,9 +347,12 @@ static int write_line(struct journal_disk *d, const struct journal_job *job)
 		d->must_end_line = false;
 		return 0;
 	}
-	/* A torn line would swallow the next one. */
-	if (begin >= 0 && ftruncate(d->fd, begin))
-		error_report("journal: a line that did not fit cannot be taken back: %s", strerror(errno));
+	/* A torn line would swallow the next one. If it stays, it is damage for the next start. */
+	if (begin < 0 || ftruncate(d->fd, begin)) {
+		d->must_end_line = true;
+		error_report("journal %s: a line that did not fit cannot be taken back: %s; the next start takes it for damage",
+			     d->path, strerror(errno));
+	}
 	return err;
 }
 

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Promise: the journal holds at its ends: a disk or a tmpfs that fails in the middle of an operation loses no line, and
+ * nothing is said or believed that is not true.
+ * Each test names the change in the code with which it was seen to fail.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+
+#include "journal_steps.h"
+
+/* What the work calls, too: the disk and the tmpfs of a test fail as these say. */
+static atomic_bool fail_ftruncate, fail_fdatasync;
+
+int __real_ftruncate(int fd, off_t len);
+int __real_fdatasync(int fd);
+int __wrap_ftruncate(int fd, off_t len);
+int __wrap_fdatasync(int fd);
+
+int __wrap_ftruncate(int fd, off_t len)
+{
+	if (!fail_ftruncate)
+		return __real_ftruncate(fd, len);
+	errno = EIO;
+	return -1;
+}
+
+int __wrap_fdatasync(int fd)
+{
+	if (!fail_fdatasync)
+		return __real_fdatasync(fd);
+	errno = EIO;
+	return -1;
+}
+
+static struct rlimit limit_before;
+
+/* No file of this process grows beyond @size; LIFT: as before. */
+#define LIFT (-1)
+static void limit_files(off_t size)
+{
+	struct rlimit l = limit_before;
+
+	signal(SIGXFSZ, SIG_IGN);
+	if (size == LIFT) {
+		setrlimit(RLIMIT_FSIZE, &limit_before);
+		return;
+	}
+	getrlimit(RLIMIT_FSIZE, &limit_before);
+	l = limit_before;
+	l.rlim_cur = (rlim_t)size;
+	setrlimit(RLIMIT_FSIZE, &l);
+}
+
+static off_t size_of(const char *file)
+{
+	struct stat st;
+
+	assert_int_equal(stat(file, &st), 0);
+	return st.st_size;
+}
+
+
+static int teardown_ends(void **state)
+{
+	fail_ftruncate = fail_fdatasync = false;
+	if (limit_before.rlim_max)
+		limit_files(LIFT);
+	return teardown(state);
+}
+
+/* ---- the disk ---- */
+
+/* Seen to fail: without must_end_line after ftruncate() has failed: the next line is a part of the torn one. */
+static void a_torn_line_that_stays_swallows_no_other(void **state)
+{
+	struct journal *j = open_journal();
+
+	(void)state;
+	assert_int_equal(begin(j, id1, JOURNAL_SOURCE, "a-name-that-is-long", "tcp:a-host-that-is-long:4747"), 0);
+	assert_int_equal(sync_now(j), 0);
+	j = open_again(j); /* the marks are short now, and have room below the limit */
+	limit_files(size_of(path) + 10);
+	fail_ftruncate = true;
+	assert_int_equal(begin(j, id2, JOURNAL_SOURCE, "w", "tcp:h:2"), 0);
+	assert_int_equal(sync_now(j), -EFBIG);
+	limit_files(LIFT);
+	fail_ftruncate = false;
+	assert_int_equal(sync_now(j), 0);
+	close_journal(j);
+	unlink(marks);
+	j = open_journal();
+	assert_int_equal(journal_nr_kept(j), 2);
+	assert_int_equal(journal_find(j, id2, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
+	close_journal(j);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(a_torn_line_that_stays_swallows_no_other, setup, teardown_ends),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
