@@ -118,7 +118,7 @@ void journal_carry_out(struct work *w)
 	journal_marks_close(&j->old_marks);
 	journal_marks_close(&j->next_marks);
 	r->err = journal_disk_write(&j->disk, r->id);
-	if (r->is_question) {
+	if (r->must_sync) {
 		fault_point("journal-sync");
 		if (!r->err)
 			r->err = journal_disk_sync(&j->disk);
@@ -136,11 +136,12 @@ static void begin_work(struct journal *j)
 {
 	bool is_question = !STAILQ_EMPTY(&j->asked);
 
+	/* A write that works says nothing of the next sync: after a failure each work syncs, until that succeeds. */
 	if (j->work.is_out || (STAILQ_EMPTY(&j->handed) && !is_question && !j->is_wasteful))
 		return;
 	STAILQ_CONCAT(&j->disk.unwritten, &j->handed);
 	STAILQ_CONCAT(&j->out, &j->asked);
-	j->run = (struct run){ .marks_at = j->marks.at, .is_question = is_question, .is_compaction = j->is_wasteful };
+	j->run = (struct run){ .marks_at = j->marks.at, .must_sync = is_question || *j->why, .is_compaction = j->is_wasteful };
 	memcpy(j->run.id, j->id, 16);
 	worker_do(j->worker, &j->work);
 }

@@ -18,14 +18,14 @@ STAILQ_HEAD(questions, question);
 
 /**
  * struct run - what the loop tells the work when it begins, and what the work answers
- * @is_question: somebody waits for a sync
+ * @must_sync: somebody waits for a sync; or the disk has failed before, and only a sync shows whether it still does
  * @is_compaction: the file is to be written anew
  * @has_next_marks: all marks up to @marks_at are on the disk, and a new file is ready
  */
 struct run {
 	uint8_t id[16];
 	off_t marks_at;
-	bool is_question, is_compaction, has_next_marks;
+	bool must_sync, is_compaction, has_next_marks;
 	int err;
 };
 

@@ -205,8 +205,12 @@ void journal_close(struct journal *j)
 	if (!j)
 		return;
 	STAILQ_CONCAT(&j->disk.unwritten, &j->handed);
-	if (!STAILQ_EMPTY(&j->disk.unwritten) && j->marks.at)
-		journal_say(j, journal_disk_write(&j->disk, j->id));
+	if (!STAILQ_EMPTY(&j->disk.unwritten) && j->marks.at) {
+		int err = journal_disk_write(&j->disk, j->id);
+
+		if (err)
+			journal_say(j, err);
+	}
 	free_questions(&j->asked);
 	free_questions(&j->out);
 	free_questions(&j->answered);

@@ -71,6 +71,11 @@ static off_t size_of(const char *file)
 }
 
 
+static void drain(void)
+{
+	assert_true(worker_drain(worker, now_ns() + PATIENCE_S * NS_PER_S));
+}
+
 static int teardown_ends(void **state)
 {
 	fail_ftruncate = fail_fdatasync = false;
@@ -105,10 +110,34 @@ static void a_torn_line_that_stays_swallows_no_other(void **state)
 	close_journal(j);
 }
 
+/*
+ * A sync has failed. A write without a sync works, and says nothing of the next sync; only one that succeeds ends it, and
+ * nobody has to ask for that. Seen to fail: with a sync for questions alone.
+ */
+static void only_a_sync_says_that_all_is_well(void **state)
+{
+	struct journal *j = open_journal();
+
+	(void)state;
+	fail_fdatasync = true;
+	assert_int_equal(begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+	assert_int_equal(sync_now(j), -EIO);
+	assert_non_null(strstr(journal_why(j), strerror(EIO)));
+	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO), 0);
+	drain();
+	assert_non_null(strstr(journal_why(j), strerror(EIO)));
+	fail_fdatasync = false;
+	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_DONE), 0);
+	drain();
+	assert_string_equal(journal_why(j), "");
+	close_journal(j);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_torn_line_that_stays_swallows_no_other, setup, teardown_ends),
+		cmocka_unit_test_setup_teardown(only_a_sync_says_that_all_is_well, setup, teardown_ends),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
