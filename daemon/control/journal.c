@@ -124,8 +124,8 @@ void journal_carry_out(struct work *w)
 			r->err = journal_disk_sync(&j->disk);
 		if (!r->err && r->marks_at > MARKS_LONG)
 			r->has_next_marks = prepare_next_marks(j);
-		else
-			journal_marks_make_room(&j->marks, r->marks_at);
+		/* Also where new ones are ready: if something is noted meanwhile, these go on. */
+		journal_marks_make_room(&j->marks, r->marks_at);
 	} else if (!r->err && r->is_compaction) {
 		journal_disk_compact(&j->disk, r->id);
 	}

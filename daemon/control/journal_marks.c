@@ -41,7 +41,7 @@ static void unlock_room(struct journal_marks *m)
  */
 void journal_marks_make_room(struct journal_marks *m, off_t at)
 {
-	off_t room = m->room + AHEAD;
+	off_t room = (at > m->room ? at : m->room) + AHEAD; /* many lines may have come since the last time */
 	void *map;
 
 	/* Not posix_fallocate(): where it cannot preallocate, it writes, and the loop may write just there. */

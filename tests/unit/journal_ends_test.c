@@ -133,11 +133,56 @@ static void only_a_sync_says_that_all_is_well(void **state)
 	close_journal(j);
 }
 
+/* ---- the marks ---- */
+
+/* Bytes that are preallocated behind the last line. */
+static off_t room_in_marks(void)
+{
+	off_t size = size_of(marks), at = size;
+	char *text = malloc((size_t)size);
+	int fd = open(marks, O_RDONLY);
+
+	assert_int_equal(read(fd, text, (size_t)size), size);
+	close(fd);
+	while (at && !text[at - 1])
+		at--;
+	free(text);
+	return size - at;
+}
+
+/*
+ * Marks that are long would begin anew, but something is noted meanwhile: what comes between the stop and GO finds room
+ * in the ones that go on. Seen to fail: with room made only if no new marks are prepared; with 64 KiB more than there
+ * were, however many lines have come.
+ */
+static void marks_that_go_on_have_room(void **state)
+{
+	struct journal *j = open_journal();
+	uint8_t id[16] = { 6 };
+
+	(void)state;
+	for (int n = 0; n < 4000; n++) {
+		id[1] = (uint8_t)n;
+		id[2] = (uint8_t)(n >> 8);
+		assert_int_equal(begin(j, id, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+		assert_int_equal(journal_settled(j, id, JOURNAL_SOURCE), 0);
+	}
+	drain();
+	assert_int_equal(room_in_marks(), 0);
+	journal_sync(j, on_synced, NULL);
+	assert_int_equal(begin(j, id2, JOURNAL_DESTINATION, "web2", ""), 0);
+	assert_int_equal(loop_run(loop), 0);
+	assert_true(size_of(marks) > 1 << 20);
+	assert_in_range(room_in_marks(), 16 << 10, 128 << 10);
+	close_journal(j);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_torn_line_that_stays_swallows_no_other, setup, teardown_ends),
 		cmocka_unit_test_setup_teardown(only_a_sync_says_that_all_is_well, setup, teardown_ends),
+		cmocka_unit_test_setup_teardown(marks_that_go_on_have_room, setup, teardown_ends),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
