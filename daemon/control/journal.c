@@ -11,10 +11,13 @@
  *   the journal, on a disk: written by a work, for even a write without a sync can wait for milliseconds for the file
  *       system, and a blackout must not. "begun" is synced there before the vCPUs stop. journal_disk.c.
  *
- * At start-up both are read, the marks last, for they are never behind. What the journal lacks is written to it and
- * synced, and the marks begin anew. If the disk takes nothing, the new marks get what the journal lacks instead, and
- * the daemon starts: guests wait for it. journal_why() says what is wrong, and each sync tries again. Marks that have
- * become long begin anew in the same way after a sync, with the same stamp. journal_start.c.
+ * At start-up both are read, the marks last, for they are never behind. All that the marks say is written to the journal
+ * once more and synced, and the marks begin anew. What the journal has of it already may never have been synced, and one
+ * line twice says the same. If the disk takes nothing, the new marks get these lines instead, and the daemon starts:
+ * guests wait for it. journal_why() says what is wrong, and each sync tries again. Marks that have become long begin anew
+ * in the same way after a sync, with the same stamp. journal_start.c.
+ *
+ * Invariant: a line that no sync has covered stands in the marks.
  *
  * What proves that GO was neither sent nor heard. An entry "begun" proves it only as long as nothing that followed it
  * can be lost. Each marks file has a stamp, 16 random bytes, and "begun" has that of the marks in which it stands. A

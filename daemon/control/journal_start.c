@@ -23,8 +23,6 @@ static void drop_mark(struct journal *j, struct journal_kept *k, unsigned int li
 	/* A journal that must have another id keeps that: peers know the one in this line. */
 	if (line == JOURNAL_LINE_FORGOT && !j->disk.must_rewrite)
 		memcpy(j->id, e->peer_journal, 16);
-	if (!k)
-		return;
 	memcpy(k->renewed, j->id, 16);
 	journal_retire(j, k);
 	journal_queue(&j->disk.unwritten, k, line, e->when_s);
@@ -34,23 +32,23 @@ static void on_mark(void *arg, unsigned int line, const struct journal_entry *e)
 {
 	struct marks_reading *g = arg;
 	struct journal_kept *k = journal_table_find(&g->j->table, e->id, e->role);
-	enum journal_mark on_disk = k ? k->on_disk : 0;
 
-	if (line > JOURNAL_NEVER) {
-		drop_mark(g->j, k, line, e);
-		return;
-	}
 	if (!k) {
 		k = journal_kept_new(e->id, e->role);
 		if (!k) {
 			g->err = -ENOMEM;
 			return;
 		}
+		k->e = *e;
 		journal_table_add(&g->j->table, k);
+	}
+	if (line > JOURNAL_NEVER) {
+		drop_mark(g->j, k, line, e);
+		return;
 	}
 	k->e = *e;
 	k->e.mark = (enum journal_mark)line;
-	k->on_disk = on_disk;
+	k->is_marked = true;
 	/* The format before has no stamp. Its marks are of this boot if a tmpfs has them, and hold all that followed. */
 	if (g->r.format == JOURNAL_FILE_FIRST && g->is_tmpfs)
 		memcpy(k->e.stamp, g->j->stamp, 16);
@@ -77,13 +75,14 @@ static int read_marks(struct journal *j, const struct journal_config *c)
 	if (!j->disk.must_rewrite && g.r.format == JOURNAL_FILE_SECOND && !g.r.is_damaged &&
 	    !memcmp(g.r.second, c->boot, 16))
 		memcpy(j->stamp, g.r.first, 16);
+	/* All of them, also what the journal's file has already: what was read there, a sync may never have covered. */
 	TAILQ_FOREACH(k, &j->table.order, order)
-		if (k->e.mark != k->on_disk)
+		if (k->is_marked)
 			journal_queue(&j->disk.unwritten, k, k->e.mark, k->e.when_s);
 	return 0;
 }
 
-/* What the journal could not take stands in the new marks. */
+/* Invariant: what no sync has covered stands in the marks. So all that the old ones say is there, or on the disk now. */
 static int begin_marks(struct journal *j, const struct journal_config *c)
 {
 	const struct journal_jobs *lists[] = { &j->disk.unsynced, &j->disk.unwritten };
@@ -120,8 +119,8 @@ static void init(struct journal *j, const struct journal_config *c)
 }
 
 /*
- * The first sync covers what the daemon before has written and not synced. If it fails, such lines may be lost later, and
- * the new marks lack them, for the file has them now: nothing that has begun before proves anything then.
+ * The first sync covers what the daemon before has written and not synced, also one of an earlier version, whose marks may
+ * lack such lines. If it fails, such lines may be lost later: nothing that has begun before proves anything then.
  */
 static int sync_first(struct journal *j)
 {

@@ -24,7 +24,7 @@ STAILQ_HEAD(journal_jobs, journal_job);
  * @e: the key, @vm, @peer, @peer_journal and @stamp do not change as long as a job is out
  * @jobs: one for each line
  * @renewed: what JOURNAL_LINE_FORGOT says: the journal's next id
- * @on_disk: what the journal's file said at start-up; 0: nothing
+ * @is_marked: at start-up the marks have a line of it
  * @nr_out: jobs that are in a list
  * @is_gone: dropped; freed once no job is out
  * @len: of its latest line
@@ -33,9 +33,8 @@ struct journal_kept {
 	struct journal_entry e;
 	struct journal_job jobs[JOURNAL_LINE_NR];
 	uint8_t renewed[16];
-	enum journal_mark on_disk;
 	unsigned int nr_out;
-	bool is_gone;
+	bool is_gone, is_marked;
 	size_t len;
 	struct journal_kept *same_bucket;
 	TAILQ_ENTRY(journal_kept) order;

@@ -76,6 +76,13 @@ static void drain(void)
 	assert_true(worker_drain(worker, now_ns() + PATIENCE_S * NS_PER_S));
 }
 
+/* The marks are on a tmpfs, as a daemon's are. */
+static int setup_tmpfs(void **state)
+{
+	(void)state;
+	return setup_in("/dev/shm");
+}
+
 static int teardown_ends(void **state)
 {
 	fail_ftruncate = fail_fdatasync = false;
@@ -133,6 +140,105 @@ static void only_a_sync_says_that_all_is_well(void **state)
 	close_journal(j);
 }
 
+/* The file ends before the first line that begins with @what, if that is not ""; with @len bytes of comments. */
+static void cut_at(const char *what, int len)
+{
+	static const char padding[64] = "##############################################################\n";
+	char text[16384];
+	int fd = open(path, O_RDWR | O_APPEND);
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+	char *at;
+
+	assert_true(n > 0);
+	text[n] = '\0';
+	at = *what ? strstr(text, what) : text + n;
+	assert_non_null(at);
+	assert_int_equal(ftruncate(fd, at - text), 0);
+	for (; len > 0; len -= 63)
+		assert_int_equal(write(fd, padding, 63), 63);
+	close(fd);
+}
+
+/*
+ * The daemon before has written "go", and no sync has covered it. The next start finds it, but its first write fails, and
+ * so does all until the disk has lost the line. The marks still have it. Seen to fail: with only what the file lacks
+ * written to the disk, or to the new marks: "begun" proves then that GO was not heard, which it was.
+ */
+static void what_no_sync_has_covered_stays_in_the_marks(void **state)
+{
+	struct journal *j = open_journal();
+
+	(void)state;
+	assert_int_equal(begin(j, id1, JOURNAL_DESTINATION, "web1", ""), 0);
+	assert_int_equal(sync_now(j), 0);
+	assert_int_equal(journal_note(j, id1, JOURNAL_DESTINATION, JOURNAL_GO), 0);
+	assert_int_equal(begin(j, id2, JOURNAL_SOURCE, "web2", "tcp:h:2"), 0);
+	close_journal(j);
+	cut_at("begun 0200", 8192); /* the next start has something to write, and cannot */
+	limit_files(4096);
+	j = open_journal();
+	assert_non_null(strstr(journal_why(j), strerror(EFBIG)));
+	assert_int_equal(journal_find(j, id1, JOURNAL_DESTINATION)->mark, JOURNAL_GO);
+	close_journal(j);
+	limit_files(LIFT);
+	cut_at("go 0100", 0);
+	for (int again = 0; again < 2; again++) {
+		j = open_journal();
+		assert_string_equal(journal_why(j), "");
+		assert_int_equal(journal_find(j, id1, JOURNAL_DESTINATION)->mark, JOURNAL_GO);
+		assert_false(journal_proves_no_go(j, journal_find(j, id1, JOURNAL_DESTINATION)));
+		assert_non_null(journal_find(j, id2, JOURNAL_SOURCE));
+		close_journal(j);
+	}
+}
+
+/*
+ * The same where the daemon before was told that the sync has failed: the kernel says that all is well from then on. Seen
+ * to fail: as above.
+ */
+static void what_a_failed_sync_should_have_covered_is_written_again(void **state)
+{
+	struct journal *j = open_journal();
+	off_t size;
+
+	(void)state;
+	assert_int_equal(begin(j, id1, JOURNAL_DESTINATION, "web1", ""), 0);
+	assert_int_equal(sync_now(j), 0);
+	fail_fdatasync = true;
+	assert_int_equal(journal_note(j, id1, JOURNAL_DESTINATION, JOURNAL_GO), 0);
+	assert_int_equal(sync_now(j), -EIO);
+	fail_fdatasync = false;
+	close_journal(j);
+	size = size_of(path);
+	j = open_journal(); /* the file has "go" in the kernel's cache */
+	assert_true(size_of(path) > size);
+	close_journal(j);
+}
+
+/*
+ * As the first, of an entry that was dropped: it does not come back. Seen to fail: with what is dropped left out where the
+ * file has no such entry any more.
+ */
+static void an_entry_that_was_dropped_does_not_come_back(void **state)
+{
+	struct journal *j = open_journal();
+
+	(void)state;
+	assert_int_equal(begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+	assert_int_equal(sync_now(j), 0);
+	j = open_again(open_again(j)); /* the marks lack it now */
+	assert_int_equal(journal_settled(j, id1, JOURNAL_SOURCE), 0);
+	close_journal(j);
+	cut_at("", 8192);
+	limit_files(4096);
+	close_journal(open_journal());
+	limit_files(LIFT);
+	cut_at("settled 0100", 0);
+	j = open_journal();
+	assert_int_equal(journal_nr_kept(j), 0);
+	close_journal(j);
+}
+
 /* ---- the marks ---- */
 
 /* Bytes that are preallocated behind the last line. */
@@ -182,7 +288,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(a_torn_line_that_stays_swallows_no_other, setup, teardown_ends),
 		cmocka_unit_test_setup_teardown(only_a_sync_says_that_all_is_well, setup, teardown_ends),
-		cmocka_unit_test_setup_teardown(marks_that_go_on_have_room, setup, teardown_ends),
+		cmocka_unit_test_setup_teardown(what_no_sync_has_covered_stays_in_the_marks, setup, teardown_ends),
+		cmocka_unit_test_setup_teardown(what_a_failed_sync_should_have_covered_is_written_again, setup, teardown_ends),
+		cmocka_unit_test_setup_teardown(an_entry_that_was_dropped_does_not_come_back, setup, teardown_ends),
+		cmocka_unit_test_setup_teardown(marks_that_go_on_have_room, setup_tmpfs, teardown_ends),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
