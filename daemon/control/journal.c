@@ -17,6 +17,9 @@
  * guests wait for it. journal_why() says what is wrong, and each sync tries again. Marks that have become long begin anew
  * in the same way after a sync, with the same stamp. journal_start.c.
  *
+ * If the tmpfs has no room for new marks, those of the daemon before go on. Where they must not, since their stamp is not
+ * carried on, no decision can be noted until there is room: guests are recovered as the journal says, and none is moved.
+ *
  * Invariant: a line that no sync has covered stands in the marks.
  *
  * What proves that GO was neither sent nor heard. An entry "begun" proves it only as long as nothing that followed it
@@ -119,7 +122,7 @@ void journal_carry_out(struct work *w)
 	struct run *r = &j->run;
 
 	journal_marks_close(&j->old_marks);
-	journal_marks_close(&j->next_marks);
+	journal_marks_abandon(&j->next_marks);
 	r->err = journal_disk_write(&j->disk, r->id);
 	if (r->must_sync) {
 		fault_point("journal-sync");
@@ -176,20 +179,32 @@ static void change_marks(struct journal *j)
 	j->next_marks = (struct journal_marks){ .fd = -1 };
 }
 
-/** journal_say() - what became of a write to the disk: once, until it changes */
-void journal_say(struct journal *j, int err)
+/* Once, until it changes; @was is what was said last. */
+static void say(char was[160], const char *what, const char *path, int err)
 {
-	char why[sizeof(j->why)] = "";
+	char why[160] = "";
 
 	if (err)
-		snprintf(why, sizeof(why), "journal %.100s: %s", j->disk.path, strerror(-err));
-	if (!strcmp(why, j->why))
+		snprintf(why, sizeof(why), "%s %.100s: %s", what, path, strerror(-err));
+	if (!strcmp(why, was))
 		return;
-	memcpy(j->why, why, sizeof(why));
+	memcpy(was, why, sizeof(why));
 	if (err)
 		error_report("%s; no guest is moved until it can be written; guests are not touched by this", why);
 	else
-		notice_report("journal %s: it can be written again", j->disk.path);
+		notice_report("%s %s: it can be written again", what, path);
+}
+
+/** journal_say() - what became of a write to the disk */
+void journal_say(struct journal *j, int err)
+{
+	say(j->why, "journal", j->disk.path, err);
+}
+
+/** journal_say_marks() - what became of a write to the marks */
+void journal_say_marks(struct journal *j, int err)
+{
+	say(j->marks_why, "marks of the journal", j->marks_path, err);
 }
 
 /** journal_done() - the work has ended */
@@ -214,10 +229,10 @@ void journal_done(struct work *w)
 	begin_work(j);
 }
 
-/** journal_why() - why nothing can be written to the disk, in words; "": it can. Valid until the loop goes on. */
+/** journal_why() - why nothing can be written, to the disk or the marks, in words; "": it can. Valid until the loop goes on. */
 const char *journal_why(const struct journal *j)
 {
-	return j->why;
+	return *j->why ? j->why : j->marks_why;
 }
 
 /**
@@ -235,17 +250,21 @@ void journal_id(const struct journal *j, uint8_t id[16])
 
 /* ---- decisions ---- */
 
+/* Where there was no room for them, there may be now. What is to stand in them is the work's while that is out. */
+static bool has_marks(struct journal *j)
+{
+	return j->marks.fd >= 0 || (!j->work.is_out && !journal_begin_marks(j));
+}
+
 /* To the marks now, to the journal soon; nothing is changed if that fails. */
 static int record(struct journal *j, struct journal_kept *k, unsigned int line)
 {
 	uint64_t when_s = now_s();
-	int err = journal_write_mark(j, k, line, when_s);
+	int err = has_marks(j) ? journal_write_mark(j, k, line, when_s) : j->marks_err;
 
-	if (err) {
-		error_report("marks of the journal in the run directory: %s; the guest is not touched by this; "
-			     "make room there", strerror(-err));
+	journal_say_marks(j, err);
+	if (err)
 		return err;
-	}
 	if (line <= JOURNAL_NEVER) {
 		k->e.mark = (enum journal_mark)line;
 		k->e.when_s = when_s;

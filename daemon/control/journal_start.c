@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "journal_private.h"
@@ -73,8 +74,10 @@ static int read_marks(struct journal *j, const struct journal_config *c)
 	if (err)
 		return err;
 	if (!j->disk.must_rewrite && g.r.format == JOURNAL_FILE_SECOND && !g.r.is_damaged &&
-	    !memcmp(g.r.second, c->boot, 16))
+	    !memcmp(g.r.second, c->boot, 16)) {
 		memcpy(j->stamp, g.r.first, 16);
+		j->marks_end = g.r.end;
+	}
 	/* All of them, also what the journal's file has already: what was read there, a sync may never have covered. */
 	TAILQ_FOREACH(k, &j->table.order, order)
 		if (k->is_marked)
@@ -83,11 +86,11 @@ static int read_marks(struct journal *j, const struct journal_config *c)
 }
 
 /* Invariant: what no sync has covered stands in the marks. So all that the old ones say is there, or on the disk now. */
-static int begin_marks(struct journal *j, const struct journal_config *c)
+static int new_marks(struct journal *j)
 {
 	const struct journal_jobs *lists[] = { &j->disk.unsynced, &j->disk.unwritten };
 	char text[JOURNAL_LINE_ROOM];
-	int err = journal_marks_create(&j->marks, c->marks_path);
+	int err = journal_marks_create(&j->marks, j->marks_path);
 
 	if (!err)
 		err = journal_marks_write(&j->marks, text, journal_file_header(text, JOURNAL_MARKS, j->stamp, j->boot));
@@ -101,7 +104,42 @@ static int begin_marks(struct journal *j, const struct journal_config *c)
 	if (!err)
 		err = journal_marks_commit(&j->marks);
 	if (err)
-		error_report("marks of the journal, %s: %s", c->marks_path, strerror(-err));
+		journal_marks_abandon(&j->marks);
+	return err;
+}
+
+/* They hold all that the new ones would. */
+static int continue_marks(struct journal *j, int why)
+{
+	int err = journal_marks_continue(&j->marks, j->marks_path, j->marks_end);
+
+	if (err)
+		journal_marks_close(&j->marks);
+	else
+		notice_report("marks of the journal %s: no new file can be begun: %s; the old one goes on; make room there",
+			      j->marks_path, strerror(-why));
+	return err;
+}
+
+/**
+ * journal_begin_marks() - a new file; if there is no room for one, the old one goes on, or makes room for it
+ *
+ * Old marks that must not go on, and of which the disk has all, are removed: they would be read again by the next start,
+ * which would take their stamp, and an id that was dropped.
+ *
+ * Context: the loop's, while no work is out; there are no marks.
+ * Return: 0, or a negative errno, which is said: no decision can be noted, and the next one tries again.
+ */
+int journal_begin_marks(struct journal *j)
+{
+	int err = new_marks(j);
+
+	if (err && j->marks_end && !continue_marks(j, err))
+		err = 0;
+	else if (err && !j->marks_end && !*j->why && !unlink(j->marks_path))
+		err = new_marks(j);
+	j->marks_err = err;
+	journal_say_marks(j, err);
 	return err;
 }
 
@@ -126,16 +164,22 @@ static int sync_first(struct journal *j)
 {
 	int err = journal_disk_sync(&j->disk);
 
-	if (err && journal_new_id(j->stamp))
+	if (!err)
+		return 0;
+	if (journal_new_id(j->stamp))
 		memset(j->stamp, 0, sizeof(j->stamp)); /* zeros: of no entry that has begun */
+	j->marks_end = 0;
 	return err;
 }
 
-/* Return: 0, also if the disk takes nothing: @why says so then. */
+/* Return: 0, also if the disk or the tmpfs takes nothing: journal_why() says so then. */
 static int start(struct journal *j, const struct journal_config *c)
 {
 	int err = journal_new_id(j->id);
 
+	j->marks_path = strdup(c->marks_path);
+	if (!j->marks_path)
+		return -ENOMEM;
 	if (!err)
 		err = journal_new_id(j->stamp);
 	if (!err)
@@ -151,15 +195,16 @@ static int start(struct journal *j, const struct journal_config *c)
 		err = sync_first(j);
 	journal_say(j, err);
 	journal_take_synced(j);
-	return begin_marks(j, c);
+	journal_begin_marks(j);
+	return 0;
 }
 
 /**
  * journal_open() - read both files, and continue them
  *
  * Context: blocks as long as the disk takes.
- * Return: 0, also if the disk is full or takes nothing for another reason, see journal_why(). -EPROTONOSUPPORT: a later
- * vmferryd wrote one of the files. Another negative errno: a file cannot be read, or the marks cannot be written.
+ * Return: 0, also if the disk or the tmpfs is full or takes nothing for another reason, see journal_why().
+ * -EPROTONOSUPPORT: a later vmferryd wrote one of the files. Another negative errno: a file cannot be read.
  */
 int journal_open(const struct journal_config *c, struct journal **out)
 {
@@ -220,8 +265,9 @@ void journal_close(struct journal *j)
 	if (j->table.buckets)
 		journal_table_fini(&j->table);
 	journal_marks_close(&j->old_marks);
-	journal_marks_close(&j->next_marks);
+	journal_marks_abandon(&j->next_marks);
 	journal_marks_close(&j->marks);
+	free(j->marks_path);
 	journal_disk_fini(&j->disk);
 	free(j);
 }

@@ -20,12 +20,14 @@
 #include "journal_steps.h"
 
 /* What the work calls, too: the disk and the tmpfs of a test fail as these say. */
-static atomic_bool fail_ftruncate, fail_fdatasync;
+static atomic_bool fail_ftruncate, fail_fdatasync, fail_marks, fail_new_marks;
 
 int __real_ftruncate(int fd, off_t len);
 int __real_fdatasync(int fd);
 int __wrap_ftruncate(int fd, off_t len);
 int __wrap_fdatasync(int fd);
+ssize_t __real_pwrite(int fd, const void *text, size_t len, off_t at);
+ssize_t __wrap_pwrite(int fd, const void *text, size_t len, off_t at);
 
 int __wrap_ftruncate(int fd, off_t len)
 {
@@ -40,6 +42,25 @@ int __wrap_fdatasync(int fd)
 	if (!fail_fdatasync)
 		return __real_fdatasync(fd);
 	errno = EIO;
+	return -1;
+}
+
+static bool is_new_file(int fd)
+{
+	char link[64], name[128];
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, name, sizeof(name));
+	return n > 4 && !memcmp(name + n - 4, ".new", 4);
+}
+
+/* Of the marks alone: the journal appends by write(). */
+ssize_t __wrap_pwrite(int fd, const void *text, size_t len, off_t at)
+{
+	if (!fail_marks && !(fail_new_marks && is_new_file(fd)))
+		return __real_pwrite(fd, text, len, at);
+	errno = ENOSPC;
 	return -1;
 }
 
@@ -85,7 +106,7 @@ static int setup_tmpfs(void **state)
 
 static int teardown_ends(void **state)
 {
-	fail_ftruncate = fail_fdatasync = false;
+	fail_ftruncate = fail_fdatasync = fail_marks = fail_new_marks = false;
 	if (limit_before.rlim_max)
 		limit_files(LIFT);
 	return teardown(state);
@@ -241,6 +262,122 @@ static void an_entry_that_was_dropped_does_not_come_back(void **state)
 
 /* ---- the marks ---- */
 
+/* A crash in the middle of a write: what it leaves is no line. */
+static void tear_marks(void)
+{
+	char text[65536], junk[3000];
+	int fd = open(marks, O_RDWR);
+	ssize_t n = read(fd, text, sizeof(text));
+
+	assert_true(n > (ssize_t)sizeof(junk));
+	while (n && !text[n - 1])
+		n--;
+	memset(junk, 'x', sizeof(junk));
+	assert_int_equal(__real_pwrite(fd, junk, sizeof(junk), n), sizeof(junk));
+	close(fd);
+}
+
+/*
+ * A tmpfs without room for a new file ends no start, and stops no migration as long as the old file has room: it goes on.
+ * What stood there stays, what was torn is no line's beginning, and what was proven is. Seen to fail: without
+ * continue_marks(); with the old file's beginning written over.
+ */
+static void marks_that_cannot_begin_anew_go_on(void **state)
+{
+	struct journal *j = open_journal();
+
+	(void)state;
+	assert_int_equal(begin(j, id1, JOURNAL_DESTINATION, "web1", ""), 0);
+	assert_int_equal(begin(j, id2, JOURNAL_SOURCE, "web2", "tcp:h:2"), 0);
+	assert_int_equal(sync_now(j), 0);
+	close_journal(j);
+	tear_marks();
+	fail_new_marks = true;
+	for (int again = 0; again < 2; again++) {
+		j = open_journal();
+		assert_string_equal(journal_why(j), "");
+		assert_true(journal_proves_no_go(j, journal_find(j, id1, JOURNAL_DESTINATION)));
+		assert_int_equal(begin(j, id3, JOURNAL_SOURCE, "web3", "tcp:h:3"), 0);
+		assert_int_equal(journal_note(j, id2, JOURNAL_SOURCE, JOURNAL_GO), 0);
+		assert_int_equal(sync_now(j), 0);
+		close_journal(j);
+	}
+	fail_new_marks = false;
+	unlink(path);
+	j = open_journal(); /* the marks alone must do */
+	assert_int_equal(journal_nr_kept(j), 3);
+	assert_int_equal(journal_find(j, id2, JOURNAL_SOURCE)->mark, JOURNAL_GO);
+	assert_int_equal(journal_find(j, id3, JOURNAL_SOURCE)->mark, JOURNAL_BEGUN);
+	close_journal(j);
+}
+
+/*
+ * No room, and no marks that may go on, as after a loss of power: the daemon starts, knows all, notes nothing and says why.
+ * With room again the next decision is noted. Seen to fail: with journal_open() that fails; without the next try in
+ * record(); with old marks removed that the disk lacks.
+ */
+static void a_tmpfs_that_takes_nothing_ends_no_start(void **state)
+{
+	struct journal *j = open_journal();
+
+	(void)state;
+	assert_int_equal(begin(j, id1, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+	assert_int_equal(sync_now(j), 0);
+	assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_GO), 0);
+	close_journal(j);
+	boot[0]++;
+	fail_marks = fail_fdatasync = true; /* the old marks are the only place that has "go" for sure */
+	for (int again = 0; again < 3; again++) {
+		j = open_journal();
+		assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
+		assert_int_equal(begin(j, id2, JOURNAL_DESTINATION, "web2", ""), -ENOSPC);
+		assert_int_equal(journal_note(j, id1, JOURNAL_SOURCE, JOURNAL_NEVER), -ENOSPC);
+		assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
+		assert_int_equal(journal_nr_kept(j), 1);
+		assert_non_null(strstr(journal_why(j), strerror(fail_fdatasync ? EIO : ENOSPC)));
+		if (again == 2)
+			break;
+		close_journal(j);
+		cut_at("go 0100", 0);
+		fail_fdatasync = !again; /* the third time the disk works */
+	}
+	fail_marks = false;
+	assert_int_equal(begin(j, id2, JOURNAL_DESTINATION, "web2", ""), 0);
+	assert_string_equal(journal_why(j), "");
+	assert_true(journal_proves_no_go(j, journal_find(j, id2, JOURNAL_DESTINATION)));
+	assert_int_equal(sync_now(j), 0);
+	j = open_again(j);
+	assert_int_equal(journal_find(j, id1, JOURNAL_SOURCE)->mark, JOURNAL_GO);
+	assert_true(journal_proves_no_go(j, journal_find(j, id2, JOURNAL_DESTINATION)));
+	close_journal(j);
+}
+
+/*
+ * The journal is gone, and gets another id, but its marks cannot begin anew: the next start does not read the old ones,
+ * which have an id that peers know. Seen to fail: without unlink() in journal_begin_marks().
+ */
+static void marks_that_must_not_go_on_are_not_read_again(void **state)
+{
+	struct journal *j = open_journal();
+	uint8_t first[16], second[16], third[16];
+
+	(void)state;
+	assert_int_equal(begin(j, id1, JOURNAL_DESTINATION, "web1", ""), 0);
+	assert_int_equal(journal_drop(j, id1, JOURNAL_DESTINATION), 0);
+	journal_id(j, first);
+	close_journal(j);
+	unlink(path);
+	fail_marks = true;
+	j = open_journal();
+	journal_id(j, second);
+	assert_memory_not_equal(first, second, 16);
+	fail_marks = false;
+	j = open_again(j);
+	journal_id(j, third);
+	assert_memory_equal(second, third, 16);
+	close_journal(j);
+}
+
 /* Bytes that are preallocated behind the last line. */
 static off_t room_in_marks(void)
 {
@@ -291,6 +428,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_no_sync_has_covered_stays_in_the_marks, setup, teardown_ends),
 		cmocka_unit_test_setup_teardown(what_a_failed_sync_should_have_covered_is_written_again, setup, teardown_ends),
 		cmocka_unit_test_setup_teardown(an_entry_that_was_dropped_does_not_come_back, setup, teardown_ends),
+		cmocka_unit_test_setup_teardown(marks_that_cannot_begin_anew_go_on, setup_tmpfs, teardown_ends),
+		cmocka_unit_test_setup_teardown(a_tmpfs_that_takes_nothing_ends_no_start, setup, teardown_ends),
+		cmocka_unit_test_setup_teardown(marks_that_must_not_go_on_are_not_read_again, setup, teardown_ends),
 		cmocka_unit_test_setup_teardown(marks_that_go_on_have_room, setup_tmpfs, teardown_ends),
 	};
 
