@@ -430,17 +430,20 @@ const struct journal_entry *journal_open_entry(struct journal *j, const char *vm
 
 /**
  * journal_next() - the entries, oldest first
- * @after: NULL: the oldest; else one that is still there
+ * @after: NULL: the oldest; else one that was here since this journal was opened; it may be gone
  *
- * Return: NULL after the newest.
+ * Return: the oldest of those that were added after @after; NULL: there is none.
  */
 const struct journal_entry *journal_next(struct journal *j, const struct journal_entry *after)
 {
 	const struct journal_kept *k = after ? journal_table_find(&j->table, after->id, after->role) : NULL;
 
-	if (after && !k)
-		return NULL;
-	k = k ? TAILQ_NEXT(k, order) : TAILQ_FIRST(&j->table.order);
+	/* Dropped, and maybe added again: that is another one. */
+	if (k && k->e.number == after->number)
+		k = TAILQ_NEXT(k, order);
+	else
+		for (k = TAILQ_FIRST(&j->table.order); k && after && k->e.number <= after->number;)
+			k = TAILQ_NEXT(k, order);
 	return k ? &k->e : NULL;
 }
 

@@ -121,8 +121,7 @@ static void on_line(void *arg, unsigned int line, const struct journal_entry *e)
 		}
 		journal_table_add(g->t, k);
 	}
-	k->e = *e;
-	k->e.mark = (enum journal_mark)line;
+	journal_kept_set(k, e, (enum journal_mark)line);
 	g->nr_closed += !journal_mark_is_open(k->e.mark) - was_closed;
 	/* The format before has no line that drops an entry. */
 	if (g->r.format == JOURNAL_FILE_FIRST && g->nr_closed > FIRST_FORMAT_READ + g->t->nr / 2)

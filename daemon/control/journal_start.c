@@ -40,15 +40,14 @@ static void on_mark(void *arg, unsigned int line, const struct journal_entry *e)
 			g->err = -ENOMEM;
 			return;
 		}
-		k->e = *e;
 		journal_table_add(&g->j->table, k);
+		journal_kept_set(k, e, (enum journal_mark)0);
 	}
 	if (line > JOURNAL_NEVER) {
 		drop_mark(g->j, k, line, e);
 		return;
 	}
-	k->e = *e;
-	k->e.mark = (enum journal_mark)line;
+	journal_kept_set(k, e, (enum journal_mark)line);
 	k->is_marked = true;
 	/* The format before has no stamp. Its marks are of this boot if a tmpfs has them, and hold all that followed. */
 	if (g->r.format == JOURNAL_FILE_FIRST && g->is_tmpfs)

@@ -42,11 +42,14 @@ struct journal_kept {
 
 TAILQ_HEAD(journal_order, journal_kept);
 
-/** struct journal_table - entries by id and role, and in the order in which they were added */
+/**
+ * struct journal_table - entries by id and role, and in the order in which they were added
+ * @nr_added: so many ever were
+ */
 struct journal_table {
 	struct journal_kept **buckets;
 	size_t nr_buckets;
-	uint64_t key;
+	uint64_t key, nr_added;
 	unsigned int nr;
 	size_t live_bytes;
 	struct journal_order order;
@@ -54,6 +57,7 @@ struct journal_table {
 
 int journal_table_init(struct journal_table *t);
 void journal_table_fini(struct journal_table *t);
+void journal_kept_set(struct journal_kept *k, const struct journal_entry *e, enum journal_mark mark);
 struct journal_kept *journal_kept_new(const uint8_t id[16], enum journal_role role);
 void journal_table_add(struct journal_table *t, struct journal_kept *k);
 void journal_table_remove(struct journal_table *t, struct journal_kept *k);

@@ -8,7 +8,7 @@ first two watch were undone in tests/unit/ferry_test.c and journal_proof_test.c.
 import os, signal, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
-from ferry import OUT, SLOW, Scene, ended, expect, main, migrate, wait_for
+from ferry import OUT, SLOW, Failed, Scene, ended, expect, main, migrate, wait_for
 
 MB = int(os.environ.get('VMFERRY_JOURNAL_MB', '100'))
 GUEST = 'v0=seq:60:8'
@@ -141,6 +141,37 @@ def a_full_disk_at_the_start():
             subprocess.run(['umount', full])
 
 
+def a_list_goes_on_while_entries_are_dropped():
+    """an entry is dropped between two pages; all others are listed once. Seen to fail: in tests/unit/journal_ends_test.c"""
+    with Scene() as s:
+        d = s.daemon('d')
+        d.kill(signal.SIGTERM)
+        with open(f'{d.dir}/state/journal', 'w') as f:
+            f.write(header(machine_id()))
+            f.writelines(line('begun', n, vm=f'vm{n}') for n in range(1, 301))
+        d.start()
+        seen, args = [], {}
+        while True:
+            page = d.ask('query-journal', **args)
+            last = page['entries'][-1]
+            seen += [e['vm'] for e in page['entries']]
+            if not page['more']:
+                break
+            d.ask('journal-forget', id=last['id'])
+            args = {'after': last['id'], 'after-role': last['role']}
+            try:
+                d.ask('query-journal', **args)
+                raise AssertionError('it goes on anywhere')
+            except Failed as e:
+                expect('begin anew' in str(e), str(e))
+            args['after-number'] = last['number']
+        expect(seen == [f'vm{n}' for n in range(1, 301)], f'{len(seen)} entries: {seen}')
+        expect(d.ask('query-journal')['kept'] == 298, 'not dropped')
+        listed = subprocess.run([f'{OUT}/bin/vmferry', '--socket', d.control, 'journal', '--json'], stdout=subprocess.PIPE,
+                                text=True, check=True, timeout=60 * SLOW).stdout.splitlines()
+        expect(len(listed) == 298 and '"vm":"vm300"' in listed[-1], f'{len(listed)} lines')
+
+
 def start_with(scene, name, write, bound):
     """seconds until a daemon is ready whose journal write(f) has written"""
     d = scene.daemon(name)
@@ -201,5 +232,6 @@ def a_long_journal_of_closed_entries():
                     os.unlink(f'{d.dir}/state/journal{end}')
 
 
-main([a_second_daemon_on_its_folders_changes_nothing, a_full_disk_at_the_start, forty_thousand_open_entries,
+main([a_second_daemon_on_its_folders_changes_nothing, a_full_disk_at_the_start,
+      a_list_goes_on_while_entries_are_dropped, forty_thousand_open_entries,
       a_long_journal_of_closed_entries])

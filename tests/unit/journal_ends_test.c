@@ -420,6 +420,49 @@ static void marks_that_go_on_have_room(void **state)
 	close_journal(j);
 }
 
+/* ---- the list ---- */
+
+/*
+ * Somebody reads the entries page by page while they are dropped and added: each that stays is read once, and the list has
+ * an end. Seen to fail: with the oldest after an entry that is gone; with the end of the list; with the next one of an
+ * entry that was added again, from any place; with numbers that the files' lines overwrite.
+ */
+static void a_list_goes_on_behind_an_entry_that_is_gone(void **state)
+{
+	struct journal *j = open_journal();
+	struct journal_entry was;
+	const struct journal_entry *e;
+	uint8_t id[16] = { 6 };
+	int nr = 0;
+
+	(void)state;
+	for (int n = 0; n < 10; n++) {
+		id[1] = (uint8_t)n;
+		assert_int_equal(begin(j, id, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+	}
+	assert_int_equal(sync_now(j), 0);
+	j = open_again(open_again(j)); /* from the marks, then from the disk */
+	for (e = journal_next(j, NULL); e; e = journal_next(j, &was)) {
+		was = *e;
+		if (was.id[0] == 6)
+			assert_int_equal(was.id[1], nr++);
+		if (nr % 2)
+			assert_int_equal(journal_settled(j, was.id, JOURNAL_SOURCE), 0);
+		if (nr == 5 || nr == 7) /* that very one is added again: it is the newest now */
+			assert_int_equal(begin(j, was.id, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+		if (nr == 8) {
+			id[0] = 7;
+			assert_int_equal(begin(j, id, JOURNAL_SOURCE, "web1", "tcp:h:1"), 0);
+			break;
+		}
+	}
+	assert_int_equal(nr, 8);
+	for (e = journal_next(j, &was); e; e = journal_next(j, e))
+		nr++;
+	assert_int_equal(nr, 13); /* two, the two that were added again, and a new one */
+	close_journal(j);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -432,6 +475,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_tmpfs_that_takes_nothing_ends_no_start, setup, teardown_ends),
 		cmocka_unit_test_setup_teardown(marks_that_must_not_go_on_are_not_read_again, setup, teardown_ends),
 		cmocka_unit_test_setup_teardown(marks_that_go_on_have_room, setup_tmpfs, teardown_ends),
+		cmocka_unit_test_setup_teardown(a_list_goes_on_behind_an_entry_that_is_gone, setup, teardown_ends),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
