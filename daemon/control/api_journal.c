@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "outcome.h"
 
 #define PAGE 128
@@ -67,11 +68,16 @@ static bool take_after(struct journal *j, json_t *args, struct journal_entry *af
 
 static json_t *entry_json(const struct journal_entry *e)
 {
-	char id[33];
+	char id[33], vm[sizeof(e->vm)], peer[sizeof(e->peer)];
 
 	hex(e->id, id);
+	memcpy(vm, e->vm, sizeof(vm));
+	memcpy(peer, e->peer, sizeof(peer));
+	/* The format before took any byte. JSON does not, and an entry that is left out is one that nobody can forget. */
+	text_make_printable(vm, strlen(vm));
+	text_make_printable(peer, strlen(peer));
 	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "id", id, "role", roles[e->role], "mark", marks[e->mark], "vm",
-			 e->vm, "peer", e->peer, "time", (json_int_t)e->when_s, "number",
+			 vm, "peer", peer, "time", (json_int_t)e->when_s, "number",
 			 (json_int_t)e->number);
 }
 
@@ -86,6 +92,7 @@ json_t *api_query_journal(struct ferry *f, json_t *args, char *why, size_t len)
 	struct journal_entry after = { .role = JOURNAL_SOURCE };
 	json_t *list = json_array();
 	const struct journal_entry *e;
+	char error[160];
 	bool is_given;
 
 	if (!take_after(f->journal, args, &after, &is_given, why, len)) {
@@ -95,8 +102,10 @@ json_t *api_query_journal(struct ferry *f, json_t *args, char *why, size_t len)
 	e = journal_next(f->journal, is_given ? &after : NULL);
 	for (int i = 0; e && i < PAGE; i++, e = journal_next(f->journal, e))
 		json_array_append_new(list, entry_json(e));
+	snprintf(error, sizeof(error), "%s", journal_why(f->journal));
+	text_make_printable(error, strlen(error)); /* it has a path */
 	return json_pack("{s:o, s:b, s:i, s:i, s:s}", "entries", list, "more", e != NULL, "kept",
-			 (int)journal_nr_kept(f->journal), "most", JOURNAL_KEPT_MOST, "error", journal_why(f->journal));
+			 (int)journal_nr_kept(f->journal), "most", JOURNAL_KEPT_MOST, "error", error);
 }
 
 /** api_journal_forget() - drop the entries of migration "id": the other side will never acknowledge its outcome */
