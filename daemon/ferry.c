@@ -73,19 +73,17 @@ static bool is_same_folder(const char *a, const char *b)
 
 static int lock_folder(const char *folder, struct lock_file **lock)
 {
-	char path[300], who[32] = "";
+	char who[32] = "";
 	pid_t holder;
-	int err;
+	int err = lock_folder_take(folder, lock, &holder);
 
-	snprintf(path, sizeof(path), "%s/lock", folder);
-	err = lock_file_take(path, lock, &holder);
 	if (holder)
 		snprintf(who, sizeof(who), " (pid %d)", holder);
 	if (err == -EWOULDBLOCK)
 		error_report("directory %s: another vmferryd%s uses it; this one ends and has changed nothing there",
 			     folder, who);
 	else if (err)
-		error_report("cannot lock %s: %s", path, strerror(-err));
+		error_report("cannot lock directory %s, nor the file \"lock\" there: %s", folder, strerror(-err));
 	return err;
 }
 
@@ -96,9 +94,7 @@ static int lock_folders(struct ferry *f, const struct ferry_config *c)
 
 	if (err || is_same_folder(c->run_dir, c->state_dir))
 		return err;
-	err = lock_folder(c->state_dir, &f->state_lock);
-	/* A full disk has no room for a new file. Guests wait for this daemon, and its run directory is locked. */
-	return err == -ENOSPC || err == -EDQUOT || err == -EROFS ? 0 : err;
+	return lock_folder(c->state_dir, &f->state_lock);
 }
 
 static int open_journal(struct ferry *f, const struct ferry_config *c)

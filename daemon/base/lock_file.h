@@ -7,6 +7,7 @@
 struct lock_file;
 
 int lock_file_take(const char *path, struct lock_file **out, pid_t *holder);
+int lock_folder_take(const char *folder, struct lock_file **out, pid_t *holder);
 void lock_file_release(struct lock_file *l);
 
 #endif

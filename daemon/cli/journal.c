@@ -50,7 +50,8 @@ int print_journal(struct client *c, int as_json, json_t **error)
 			print_entry(e, as_json);
 		e = json_array_get(list, json_array_size(list) - 1);
 		more = e && json_is_true(json_object_get(answer, "more"));
-		args = !more ? NULL : json_pack("{s:s, s:s}", "after", text_of(e, "id"), "after-role", text_of(e, "role"));
+		args = !more ? NULL : json_pack("{s:s, s:s, s:O*}", "after", text_of(e, "id"), "after-role", text_of(e, "role"),
+						"after-number", json_object_get(e, "number"));
 		why = json_string_value(json_object_get(answer, "error"));
 		if (!more && why && *why)
 			fprintf(stderr, "vmferry: the journal: %s\n", why);

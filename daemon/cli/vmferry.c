@@ -33,7 +33,8 @@ static const char usage[] =
 	"  list                     the VMs known here\n"
 	"  migrate VM ADDRESS       move VM to the vmferryd at tcp:HOST:PORT or unix:PATH\n"
 	"  status [VM]              the running or last migration of VM, or of all; without VM also how long\n"
-	"                           the daemon's loop was ever kept from the next guest\n"
+	"                           the daemon's loop was ever kept from the next guest, and why\n"
+	"                           the journal cannot be written, if so\n"
 	"  cancel VM                call its migration off; the guest stays here\n"
 	"  events                   follow what happens, one JSON object a line\n"
 	"  resolve VM|ID            a guest that is held paused, since nobody says whether it runs elsewhere:\n"
@@ -209,6 +210,19 @@ static void print_loop(struct client *c)
 	json_decref(error);
 }
 
+/* As long as the journal cannot be written no guest is moved: of no VM alone. */
+static void print_journal_error(struct client *c)
+{
+	json_t *error, *answer = client_ask(c, "query-journal", NULL, &error);
+	const char *why = json_string_value(json_object_get(answer, "error"));
+
+	if (why && *why)
+		printf("%s; guests run on, or are held, as before, and none is moved until it can be written; make room there, "
+		       "or mend the disk, then repeat \"vmferry migrate\"\n", why);
+	json_decref(answer);
+	json_decref(error);
+}
+
 static int do_status(struct client *c, struct cli *o, char **args)
 {
 	json_t *error, *list, *v;
@@ -224,8 +238,10 @@ static int do_status(struct client *c, struct cli *o, char **args)
 		if (!code)
 			code = print_status(c, json_string_value(json_object_get(v, "name")), o->as_json);
 	json_decref(list);
-	if (!code && !o->as_json)
+	if (!code && !o->as_json) {
 		print_loop(c);
+		print_journal_error(c);
+	}
 	return code;
 }
 

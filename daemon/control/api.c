@@ -223,18 +223,22 @@ static json_t *cmd_query_parameters(struct api *a, json_t *args, char *why, size
 }
 
 /* A live migration first: that of a guest which is held may be over, and its account is of the past. */
-static json_t *cmd_query_migrate(struct api *a, json_t *args, char *why, size_t len)
+static json_t *account_of(struct ferry *f, const char *vm)
 {
-	const char *vm = name_of(args, "vm", why, len);
-	struct migration *m = vm ? migration_find(a->f, vm) : NULL;
-	json_t *held;
+	struct migration *m = migration_find(f, vm);
+	json_t *held = m && !migration_is_over(migration_status(m)) ? NULL : report_held(f, vm);
 
-	if (!vm)
-		return NULL;
-	held = m && !migration_is_over(migration_status(m)) ? NULL : report_held(a->f, vm);
 	if (held)
 		return held;
 	return m ? report_migration(m) : json_pack("{s:s, s:s}", "vm", vm, "status", "none");
+}
+
+static json_t *cmd_query_migrate(struct api *a, json_t *args, char *why, size_t len)
+{
+	const char *vm = name_of(args, "vm", why, len);
+	json_t *account = vm ? account_of(a->f, vm) : NULL;
+
+	return account ? report_journal(account, a->f->journal) : NULL;
 }
 
 static json_t *cmd_cancel(struct api *a, json_t *args, char *why, size_t len)

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "outcome.h"
 
 #define PAGE 128
@@ -35,11 +36,15 @@ static bool take_id(json_t *v, const char *key, uint8_t id[16], char *why, size_
 	return is_good;
 }
 
-/* Where to begin: behind the entry that @args name, or with the oldest. */
-static bool take_after(json_t *args, struct journal_entry *after, bool *is_given, char *why, size_t len)
+/*
+ * Where to begin, in @after: behind the entry that @args name by "after", "after-role" and "after-number", or with the
+ * oldest. Its number alone says where it was, should it be gone.
+ */
+static bool take_after(struct journal *j, json_t *args, struct journal_entry *after, bool *is_given, char *why, size_t len)
 {
-	json_t *id = json_object_get(args, "after");
+	json_t *id = json_object_get(args, "after"), *number = json_object_get(args, "after-number");
 	const char *role = json_string_value(json_object_get(args, "after-role"));
+	const struct journal_entry *e;
 
 	*is_given = id;
 	if (!id)
@@ -49,43 +54,58 @@ static bool take_after(json_t *args, struct journal_entry *after, bool *is_given
 	after->role = JOURNAL_SOURCE;
 	while (after->role <= JOURNAL_DESTINATION && (!role || strcmp(role, roles[after->role])))
 		after->role++;
-	if (after->role <= JOURNAL_DESTINATION)
+	if (after->role > JOURNAL_DESTINATION) {
+		snprintf(why, len, "argument 'after-role' must be 'source' or 'destination'");
+		return false;
+	}
+	e = journal_find(j, after->id, after->role);
+	after->number = number ? (uint64_t)json_integer_value(number) : e ? e->number : 0;
+	if (after->number)
 		return true;
-	snprintf(why, len, "argument 'after-role' must be 'source' or 'destination'");
+	snprintf(why, len, "the entry that 'after' names is gone, and 'after-number' does not say where it was: begin anew");
 	return false;
 }
 
 static json_t *entry_json(const struct journal_entry *e)
 {
-	char id[33];
+	char id[33], vm[sizeof(e->vm)], peer[sizeof(e->peer)];
 
 	hex(e->id, id);
-	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "id", id, "role", roles[e->role], "mark", marks[e->mark], "vm",
-			 e->vm, "peer", e->peer, "time", (json_int_t)e->when_s);
+	memcpy(vm, e->vm, sizeof(vm));
+	memcpy(peer, e->peer, sizeof(peer));
+	/* The format before took any byte. JSON does not, and an entry that is left out is one that nobody can forget. */
+	text_make_printable(vm, strlen(vm));
+	text_make_printable(peer, strlen(peer));
+	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "id", id, "role", roles[e->role], "mark", marks[e->mark], "vm",
+			 vm, "peer", peer, "time", (json_int_t)e->when_s, "number",
+			 (json_int_t)e->number);
 }
 
 /**
- * api_query_journal() - the entries, oldest first, behind the one that "after" and "after-role" name
+ * api_query_journal() - the entries, oldest first, behind the one that "after", "after-role" and "after-number" name
  *
- * "more" says that there are more. If the named entry is gone meanwhile, the answer begins with the oldest.
+ * "more" says that there are more. Pages that are asked for one after another have each entry that was there all the time
+ * once, whatever is dropped or added meanwhile. A "number" holds as long as this daemon runs.
  */
 json_t *api_query_journal(struct ferry *f, json_t *args, char *why, size_t len)
 {
 	struct journal_entry after = { .role = JOURNAL_SOURCE };
 	json_t *list = json_array();
 	const struct journal_entry *e;
+	char error[160];
 	bool is_given;
 
-	if (!take_after(args, &after, &is_given, why, len)) {
+	if (!take_after(f->journal, args, &after, &is_given, why, len)) {
 		json_decref(list);
 		return NULL;
 	}
-	is_given = is_given && journal_find(f->journal, after.id, after.role);
 	e = journal_next(f->journal, is_given ? &after : NULL);
 	for (int i = 0; e && i < PAGE; i++, e = journal_next(f->journal, e))
 		json_array_append_new(list, entry_json(e));
+	snprintf(error, sizeof(error), "%s", journal_why(f->journal));
+	text_make_printable(error, strlen(error)); /* it has a path */
 	return json_pack("{s:o, s:b, s:i, s:i, s:s}", "entries", list, "more", e != NULL, "kept",
-			 (int)journal_nr_kept(f->journal), "most", JOURNAL_KEPT_MOST, "error", journal_why(f->journal));
+			 (int)journal_nr_kept(f->journal), "most", JOURNAL_KEPT_MOST, "error", error);
 }
 
 /** api_journal_forget() - drop the entries of migration "id": the other side will never acknowledge its outcome */

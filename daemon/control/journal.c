@@ -11,10 +11,16 @@
  *   the journal, on a disk: written by a work, for even a write without a sync can wait for milliseconds for the file
  *       system, and a blackout must not. "begun" is synced there before the vCPUs stop. journal_disk.c.
  *
- * At start-up both are read, the marks last, for they are never behind. What the journal lacks is written to it and
- * synced, and the marks begin anew. If the disk takes nothing, the new marks get what the journal lacks instead, and
- * the daemon starts: guests wait for it. journal_why() says what is wrong, and each sync tries again. Marks that have
- * become long begin anew in the same way after a sync, with the same stamp. journal_start.c.
+ * At start-up both are read, the marks last, for they are never behind. All that the marks say is written to the journal
+ * once more and synced, and the marks begin anew. What the journal has of it already may never have been synced, and one
+ * line twice says the same. If the disk takes nothing, the new marks get these lines instead, and the daemon starts:
+ * guests wait for it. journal_why() says what is wrong, and each sync tries again. Marks that have become long begin anew
+ * in the same way after a sync, with the same stamp. journal_start.c.
+ *
+ * If the tmpfs has no room for new marks, those of the daemon before go on. Where they must not, since their stamp is not
+ * carried on, no decision can be noted until there is room: guests are recovered as the journal says, and none is moved.
+ *
+ * Invariant: a line that no sync has covered stands in the marks.
  *
  * What proves that GO was neither sent nor heard. An entry "begun" proves it only as long as nothing that followed it
  * can be lost. Each marks file has a stamp, 16 random bytes, and "begun" has that of the marks in which it stands. A
@@ -116,16 +122,16 @@ void journal_carry_out(struct work *w)
 	struct run *r = &j->run;
 
 	journal_marks_close(&j->old_marks);
-	journal_marks_close(&j->next_marks);
+	journal_marks_abandon(&j->next_marks);
 	r->err = journal_disk_write(&j->disk, r->id);
-	if (r->is_question) {
+	if (r->must_sync) {
 		fault_point("journal-sync");
 		if (!r->err)
 			r->err = journal_disk_sync(&j->disk);
 		if (!r->err && r->marks_at > MARKS_LONG)
 			r->has_next_marks = prepare_next_marks(j);
-		else
-			journal_marks_make_room(&j->marks, r->marks_at);
+		/* Also where new ones are ready: if something is noted meanwhile, these go on. */
+		journal_marks_make_room(&j->marks, r->marks_at);
 	} else if (!r->err && r->is_compaction) {
 		journal_disk_compact(&j->disk, r->id);
 	}
@@ -136,11 +142,12 @@ static void begin_work(struct journal *j)
 {
 	bool is_question = !STAILQ_EMPTY(&j->asked);
 
+	/* A write that works says nothing of the next sync: after a failure each work syncs, until that succeeds. */
 	if (j->work.is_out || (STAILQ_EMPTY(&j->handed) && !is_question && !j->is_wasteful))
 		return;
 	STAILQ_CONCAT(&j->disk.unwritten, &j->handed);
 	STAILQ_CONCAT(&j->out, &j->asked);
-	j->run = (struct run){ .marks_at = j->marks.at, .is_question = is_question, .is_compaction = j->is_wasteful };
+	j->run = (struct run){ .marks_at = j->marks.at, .must_sync = is_question || *j->why, .is_compaction = j->is_wasteful };
 	memcpy(j->run.id, j->id, 16);
 	worker_do(j->worker, &j->work);
 }
@@ -172,20 +179,32 @@ static void change_marks(struct journal *j)
 	j->next_marks = (struct journal_marks){ .fd = -1 };
 }
 
-/** journal_say() - what became of a write to the disk: once, until it changes */
-void journal_say(struct journal *j, int err)
+/* Once, until it changes; @was is what was said last. */
+static void say(char was[160], const char *what, const char *path, int err)
 {
-	char why[sizeof(j->why)] = "";
+	char why[160] = "";
 
 	if (err)
-		snprintf(why, sizeof(why), "journal %.100s: %s", j->disk.path, strerror(-err));
-	if (!strcmp(why, j->why))
+		snprintf(why, sizeof(why), "%s %.100s: %s", what, path, strerror(-err));
+	if (!strcmp(why, was))
 		return;
-	memcpy(j->why, why, sizeof(why));
+	memcpy(was, why, sizeof(why));
 	if (err)
 		error_report("%s; no guest is moved until it can be written; guests are not touched by this", why);
 	else
-		notice_report("journal %s: it can be written again", j->disk.path);
+		notice_report("%s %s: it can be written again", what, path);
+}
+
+/** journal_say() - what became of a write to the disk */
+void journal_say(struct journal *j, int err)
+{
+	say(j->why, "journal", j->disk.path, err);
+}
+
+/** journal_say_marks() - what became of a write to the marks */
+void journal_say_marks(struct journal *j, int err)
+{
+	say(j->marks_why, "marks of the journal", j->marks_path, err);
 }
 
 /** journal_done() - the work has ended */
@@ -210,10 +229,10 @@ void journal_done(struct work *w)
 	begin_work(j);
 }
 
-/** journal_why() - why nothing can be written to the disk, in words; "": it can. Valid until the loop goes on. */
+/** journal_why() - why nothing can be written, to the disk or the marks, in words; "": it can. Valid until the loop goes on. */
 const char *journal_why(const struct journal *j)
 {
-	return j->why;
+	return *j->why ? j->why : j->marks_why;
 }
 
 /**
@@ -231,17 +250,21 @@ void journal_id(const struct journal *j, uint8_t id[16])
 
 /* ---- decisions ---- */
 
+/* Where there was no room for them, there may be now. What is to stand in them is the work's while that is out. */
+static bool has_marks(struct journal *j)
+{
+	return j->marks.fd >= 0 || (!j->work.is_out && !journal_begin_marks(j));
+}
+
 /* To the marks now, to the journal soon; nothing is changed if that fails. */
 static int record(struct journal *j, struct journal_kept *k, unsigned int line)
 {
 	uint64_t when_s = now_s();
-	int err = journal_write_mark(j, k, line, when_s);
+	int err = has_marks(j) ? journal_write_mark(j, k, line, when_s) : j->marks_err;
 
-	if (err) {
-		error_report("marks of the journal in the run directory: %s; the guest is not touched by this; "
-			     "make room there", strerror(-err));
+	journal_say_marks(j, err);
+	if (err)
 		return err;
-	}
 	if (line <= JOURNAL_NEVER) {
 		k->e.mark = (enum journal_mark)line;
 		k->e.when_s = when_s;
@@ -407,17 +430,20 @@ const struct journal_entry *journal_open_entry(struct journal *j, const char *vm
 
 /**
  * journal_next() - the entries, oldest first
- * @after: NULL: the oldest; else one that is still there
+ * @after: NULL: the oldest; else one that was here since this journal was opened; it may be gone
  *
- * Return: NULL after the newest.
+ * Return: the oldest of those that were added after @after; NULL: there is none.
  */
 const struct journal_entry *journal_next(struct journal *j, const struct journal_entry *after)
 {
 	const struct journal_kept *k = after ? journal_table_find(&j->table, after->id, after->role) : NULL;
 
-	if (after && !k)
-		return NULL;
-	k = k ? TAILQ_NEXT(k, order) : TAILQ_FIRST(&j->table.order);
+	/* Dropped, and maybe added again: that is another one. */
+	if (k && k->e.number == after->number)
+		k = TAILQ_NEXT(k, order);
+	else
+		for (k = TAILQ_FIRST(&j->table.order); k && after && k->e.number <= after->number;)
+			k = TAILQ_NEXT(k, order);
 	return k ? &k->e : NULL;
 }
 

@@ -32,6 +32,7 @@ enum journal_mark {
  * @peer_journal: the id of the peer's journal, see journal_id(); source only; zeros: not known
  * @stamp: of the marks file that was open when the migration began, see journal_proves_no_go(); zeros: none.
  *         journal_begin() ignores it
+ * @number: the later it was added, the greater, as long as the journal is open; journal_begin() ignores it
  * @when_s: time of @mark, seconds since 1970; 0: not known. journal_begin() ignores it
  *
  * To be read only. It is valid until the next call to the journal. The entry whose @id is passed to journal_note(),
@@ -45,7 +46,7 @@ struct journal_entry {
 	char peer[256];
 	uint8_t peer_journal[16];
 	uint8_t stamp[16];
-	uint64_t when_s;
+	uint64_t when_s, number;
 };
 
 /**

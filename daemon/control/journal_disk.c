@@ -121,8 +121,7 @@ static void on_line(void *arg, unsigned int line, const struct journal_entry *e)
 		}
 		journal_table_add(g->t, k);
 	}
-	k->e = *e;
-	k->e.mark = k->on_disk = (enum journal_mark)line;
+	journal_kept_set(k, e, (enum journal_mark)line);
 	g->nr_closed += !journal_mark_is_open(k->e.mark) - was_closed;
 	/* The format before has no line that drops an entry. */
 	if (g->r.format == JOURNAL_FILE_FIRST && g->nr_closed > FIRST_FORMAT_READ + g->t->nr / 2)
@@ -347,9 +346,12 @@ static int write_line(struct journal_disk *d, const struct journal_job *job)
 		d->must_end_line = false;
 		return 0;
 	}
-	/* A torn line would swallow the next one. */
-	if (begin >= 0 && ftruncate(d->fd, begin))
-		error_report("journal: a line that did not fit cannot be taken back: %s", strerror(errno));
+	/* A torn line would swallow the next one. If it stays, it is damage for the next start. */
+	if (begin < 0 || ftruncate(d->fd, begin)) {
+		d->must_end_line = true;
+		error_report("journal %s: a line that did not fit cannot be taken back: %s; the next start takes it for damage",
+			     d->path, strerror(errno));
+	}
 	return err;
 }
 

@@ -12,7 +12,8 @@
  * @compact_at: no smaller file is compacted
  * @must_rewrite: what is there cannot be continued: no file, an old format, damage, or another host's
  * @is_first: what is there is of the format before
- * @must_end_line: a sync failed: what was written may be lost, and with it the end of its last line
+ * @must_end_line: the file may not end with a line's end: a sync failed, and what was written may be lost; or a torn line
+ *                 could not be taken back
  * @must_sync_folder: the file was renamed, and the folder may not know it after a loss of power
  * @unwritten: what the file lacks, oldest first
  * @unsynced: what a sync still has to cover, oldest first

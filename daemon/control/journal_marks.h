@@ -7,6 +7,7 @@
 
 /**
  * struct journal_marks - the file on the tmpfs that gets each decision at once
+ * @fd: -1: there is none
  * @at: where the next line goes; the loop's
  * @room, @map, @map_len: what is preallocated and kept in memory; the caller's of journal_marks_make_room()
  */
@@ -20,9 +21,11 @@ struct journal_marks {
 };
 
 int journal_marks_create(struct journal_marks *m, const char *path);
+int journal_marks_continue(struct journal_marks *m, const char *path, off_t end);
 int journal_marks_commit(struct journal_marks *m);
 int journal_marks_write(struct journal_marks *m, const char *text, size_t len);
 void journal_marks_make_room(struct journal_marks *m, off_t at);
+void journal_marks_abandon(struct journal_marks *m);
 void journal_marks_close(struct journal_marks *m);
 
 #endif

@@ -18,14 +18,14 @@ STAILQ_HEAD(questions, question);
 
 /**
  * struct run - what the loop tells the work when it begins, and what the work answers
- * @is_question: somebody waits for a sync
+ * @must_sync: somebody waits for a sync; or the disk has failed before, and only a sync shows whether it still does
  * @is_compaction: the file is to be written anew
  * @has_next_marks: all marks up to @marks_at are on the disk, and a new file is ready
  */
 struct run {
 	uint8_t id[16];
 	off_t marks_at;
-	bool is_question, is_compaction, has_next_marks;
+	bool must_sync, is_compaction, has_next_marks;
 	int err;
 };
 
@@ -39,8 +39,12 @@ struct run {
  * @handed, @asked: what came since the work began
  * @out: questions of the work that is out
  * @answered: questions that are being answered
+ * @marks_path: where they are, whether there are any or not
+ * @marks_end: where those of the daemon before end; 0: their stamp is not carried on, and they must not go on
+ * @marks_err: why there are none, as long as @marks.fd is -1
  * @is_id_on_disk: see journal_id()
  * @is_wasteful: the file is to be compacted
+ * @why, @marks_why: why it cannot be written on the disk; why the marks cannot; "": it can
  */
 struct journal {
 	struct worker *worker;
@@ -53,8 +57,11 @@ struct journal {
 	struct journal_order gone;
 	struct journal_jobs handed;
 	struct questions asked, out, answered;
+	char *marks_path;
+	off_t marks_end;
+	int marks_err;
 	bool is_id_on_disk, is_wasteful;
-	char why[160];
+	char why[160], marks_why[160];
 };
 
 int journal_new_id(uint8_t id[16]);
@@ -65,5 +72,7 @@ void journal_carry_out(struct work *w);
 void journal_done(struct work *w);
 void journal_take_synced(struct journal *j);
 void journal_say(struct journal *j, int err);
+void journal_say_marks(struct journal *j, int err);
+int journal_begin_marks(struct journal *j);
 
 #endif

@@ -99,6 +99,16 @@ struct journal_kept *journal_kept_new(const uint8_t id[16], enum journal_role ro
 	return k;
 }
 
+/** journal_kept_set() - @k, which is in a table, says what a line of a file says; it keeps its number */
+void journal_kept_set(struct journal_kept *k, const struct journal_entry *e, enum journal_mark mark)
+{
+	uint64_t number = k->e.number;
+
+	k->e = *e;
+	k->e.mark = mark;
+	k->e.number = number;
+}
+
 /** journal_table_add() - @k, whose key is not in @t, is the newest; @t frees it */
 void journal_table_add(struct journal_table *t, struct journal_kept *k)
 {
@@ -108,6 +118,7 @@ void journal_table_add(struct journal_table *t, struct journal_kept *k)
 	bucket = bucket_of(t, k->e.id);
 	k->same_bucket = *bucket;
 	*bucket = k;
+	k->e.number = ++t->nr_added;
 	TAILQ_INSERT_TAIL(&t->order, k, order);
 	t->nr++;
 	t->live_bytes += k->len;

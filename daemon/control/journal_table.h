@@ -24,7 +24,7 @@ STAILQ_HEAD(journal_jobs, journal_job);
  * @e: the key, @vm, @peer, @peer_journal and @stamp do not change as long as a job is out
  * @jobs: one for each line
  * @renewed: what JOURNAL_LINE_FORGOT says: the journal's next id
- * @on_disk: what the journal's file said at start-up; 0: nothing
+ * @is_marked: at start-up the marks have a line of it
  * @nr_out: jobs that are in a list
  * @is_gone: dropped; freed once no job is out
  * @len: of its latest line
@@ -33,9 +33,8 @@ struct journal_kept {
 	struct journal_entry e;
 	struct journal_job jobs[JOURNAL_LINE_NR];
 	uint8_t renewed[16];
-	enum journal_mark on_disk;
 	unsigned int nr_out;
-	bool is_gone;
+	bool is_gone, is_marked;
 	size_t len;
 	struct journal_kept *same_bucket;
 	TAILQ_ENTRY(journal_kept) order;
@@ -43,11 +42,14 @@ struct journal_kept {
 
 TAILQ_HEAD(journal_order, journal_kept);
 
-/** struct journal_table - entries by id and role, and in the order in which they were added */
+/**
+ * struct journal_table - entries by id and role, and in the order in which they were added
+ * @nr_added: so many ever were
+ */
 struct journal_table {
 	struct journal_kept **buckets;
 	size_t nr_buckets;
-	uint64_t key;
+	uint64_t key, nr_added;
 	unsigned int nr;
 	size_t live_bytes;
 	struct journal_order order;
@@ -55,6 +57,7 @@ struct journal_table {
 
 int journal_table_init(struct journal_table *t);
 void journal_table_fini(struct journal_table *t);
+void journal_kept_set(struct journal_kept *k, const struct journal_entry *e, enum journal_mark mark);
 struct journal_kept *journal_kept_new(const uint8_t id[16], enum journal_role role);
 void journal_table_add(struct journal_table *t, struct journal_kept *k);
 void journal_table_remove(struct journal_table *t, struct journal_kept *k);

@@ -3,7 +3,9 @@
 #include "report.h"
 
 #include <stdio.h>
+#include <string.h>
 
+#include "base/text.h"
 #include "held.h"
 
 static json_int_t ms(uint64_t ns)
@@ -177,6 +179,19 @@ json_t *report_held(struct ferry *f, const char *vm)
 		 "paused", e->peer);
 	return json_pack("{s:s, s:s, s:s, s:s}", "vm", vm, "uri", e->peer, "status",
 			 migration_status_name(MIGRATION_HELD), "error-desc", text);
+}
+
+/** report_journal() - @account, and why the journal cannot be written, if so */
+json_t *report_journal(json_t *account, const struct journal *j)
+{
+	char why[160];
+
+	if (!*journal_why(j))
+		return account;
+	snprintf(why, sizeof(why), "%s", journal_why(j));
+	text_make_printable(why, strlen(why)); /* it has a path */
+	json_object_set_new(account, "journal", json_string(why));
+	return account;
 }
 
 /** report_params() - what query-migrate-parameters returns */
