@@ -14,8 +14,15 @@
  *   entry says never            NEVER
  *   entry says go               LATER while its VMM may still say what it did; then UNKNOWN
  *   entry says begun            with proof, journal_proves_no_go(): "never" is noted, NEVER; else UNKNOWN
- *   no entry                    RUNNING if a VM here says that it has arrived by this migration; else
+ *   no entry                    UNKNOWN if a VM here says that it has arrived by this migration; else
  *                               NEVER if this is the journal that the source was welcomed with; else UNKNOWN
+ *
+ * A VMM's word without an entry is a claim: any VMM that has learned the id can name it, under any name. It is not
+ * believed, for a source that hears RUNNING gives its guest up, and none would run. Nor is it passed over, for the state
+ * directory may have been restored from a copy, and NEVER would let two run. So it is reported here, and the source holds.
+ * Where an entry is left, only a VMM of the entry's name counts, and a VMM of protocol 1 goes by that name; all that it
+ * gains is LATER instead of UNKNOWN, and the guest is held as long either way. What a VMM itself is told to do by its claim
+ * is in recovery.c: without an entry it is held, or its own RAM is emptied; it closes nothing.
  *
  * UNKNOWN leaves the decision to the operator of the source. Nothing is written for a question about a migration
  * that the journal does not have: anybody may ask.
@@ -66,14 +73,14 @@ static bool vmm_may_still_say(const struct ferry *f, const struct journal_entry 
 	       (e->when_s <= now_s && now_s - e->when_s < VMM_PATIENCE_S);
 }
 
-/* Of a migration that is not in the journal: does a VM here say that it came by it? It has been started then. */
-static bool has_arrived(const struct ferry *f, const uint8_t id[16])
+/* Of a migration that is not in the journal: the VM here whose VMM says that it was started by it; NULL: none does */
+static const struct vm *find_claimant(const struct ferry *f, const uint8_t id[16])
 {
 	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
 		if (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, id, sizeof(vm->last.id)) &&
 		    (vm->run_state == VMFERRY_RUN_RUNNING || vm->run_state == VMFERRY_RUN_PAUSED))
-			return true;
-	return false;
+			return vm;
+	return NULL;
 }
 
 /* Does the absence of an entry prove anything to who was welcomed with @journal? */
@@ -84,6 +91,20 @@ static bool absence_is_proof(const struct ferry *f, const uint8_t journal[16])
 
 	journal_id(f->journal, mine);
 	return memcmp(mine, none, sizeof(mine)) && !memcmp(mine, journal, sizeof(mine));
+}
+
+/* What is answered of a migration that is not in the journal; see "A VMM's word" above. */
+static enum wire_resolved resolve_absent(struct ferry *f, const uint8_t id[16], const uint8_t journal[16])
+{
+	const struct vm *vm = find_claimant(f, id);
+
+	if (!vm)
+		return absence_is_proof(f, journal) ? WIRE_RESOLVED_NEVER : WIRE_RESOLVED_UNKNOWN;
+	limited_error(f->limited, LIMITED_MISPLACED,
+		      "vm %s: its VMM (pid %d) says that its guest came by a migration which is not in the journal, and whose "
+		      "source asks: the source holds that guest until its operator decides; if it is this guest: \"vmferry "
+		      "resolve %s --gone\" at the source", vm->name, vm->pid, vm->name);
+	return WIRE_RESOLVED_UNKNOWN;
 }
 
 /**
@@ -97,10 +118,8 @@ enum wire_resolved outcome_resolve(struct ferry *f, const uint8_t id[16], const 
 	if (incoming_give_up(f, id))
 		return WIRE_RESOLVED_LATER;
 	e = journal_find(f->journal, id, JOURNAL_DESTINATION);
-	if (!e && has_arrived(f, id))
-		return WIRE_RESOLVED_RUNNING;
 	if (!e)
-		return absence_is_proof(f, journal) ? WIRE_RESOLVED_NEVER : WIRE_RESOLVED_UNKNOWN;
+		return resolve_absent(f, id, journal);
 	switch (e->mark) {
 	case JOURNAL_DONE:
 		return WIRE_RESOLVED_RUNNING;

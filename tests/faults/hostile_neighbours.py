@@ -5,7 +5,8 @@ that guest, and take the daemon's connections from nobody.
 
 Seen to fail: with NEVER noted by every incoming that is given up, a stranger's hello turns the "begun" of a host that lost
 power into NEVER, and two guests run; with an entry taken for a VM's own by its id alone, the VMM of another guest, which says
-that it runs, closes the entry of one that is held, and two guests run."""
+that it runs, closes the entry of one that is held, and two guests run; with a VMM believed that names a migration of which no
+entry is left, the source gives up the only guest there is."""
 import os, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
@@ -129,4 +130,26 @@ def a_vmm_that_names_anothers_migration_decides_nothing():
         expect(x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
 
 
-main([a_vmm_that_names_anothers_migration_decides_nothing, who_comes_by_an_id_once_more_makes_no_promise])
+def a_vmm_that_names_a_migration_of_which_no_entry_is_left_is_not_believed():
+    """the guest and its entry are lost at b; another VMM there says that it came by that migration"""
+    with Held() as x:
+        x.b.ask('journal-forget', id=x.id.hex())
+        x.dst.die()
+        wait_for('its loss', lambda: not x.b.vms())
+        for name in ('evil', 'web1'):
+            liar = x.vmm(x.b, name, fields={'last': (x.id, DESTINATION)})
+            wait_for('it to be known', lambda: name in x.b.vms())
+            expect(resolve(x.b.listen, x.id) == UNKNOWN, f'{name} is believed')
+            expect(f'vm {name}: its VMM' in x.b.text(), 'nobody is told')
+            if name == 'evil':
+                liar.die()
+                wait_for('its loss', lambda: not x.b.vms())
+        x.cutter.stop()
+        x.cutter = Cutter(x.path, x.b.listen)
+        got = wait_for('the source to ask', lambda: 'does not know' in x.a.text(), 60)
+        expect(got and x.src.state == PAUSED and 'release' not in x.src.asked, f'none runs: {x.src.asked}')
+        x.a.ask('resolve', vm='web1', **{'run-here': True})
+        wait_for('the guest to run here', x.src.runs)
+
+
+main([a_vmm_that_names_a_migration_of_which_no_entry_is_left_is_not_believed, a_vmm_that_names_anothers_migration_decides_nothing, who_comes_by_an_id_once_more_makes_no_promise])
