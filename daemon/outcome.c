@@ -53,6 +53,7 @@
 #include "base/deadline.h"
 #include "base/limited.h"
 #include "incoming.h"
+#include "settle.h"
 
 #define VMM_PATIENCE_S 60 /* for a VMM that has lost its connection to register again: it tries every 8 s at least */
 
@@ -206,17 +207,29 @@ static const char *is_needed(struct ferry *f, const uint8_t id[16], char *why, s
 	return why;
 }
 
+/* Why a VMM that is away still needs the entries of @id when it registers again, in @why; NULL: none does */
+static const char *is_awaited(struct ferry *f, const uint8_t id[16], char *why, size_t len)
+{
+	if (!settle_is_awaiting_vmm(f, id))
+		return NULL;
+	snprintf(why, len, "it is kept for the VMM of vm %s, which is away: when that registers again it learns from here what "
+		 "the operator decided; if that VMM has ended for good, say --vmm-ended",
+		 journal_find(f->journal, id, JOURNAL_SOURCE)->vm);
+	return why;
+}
+
 /**
  * outcome_forget() - the operator says that nobody will ask about migration @id any more
+ * @vmm_has_ended: nor does its VMM come back, which is away
  * @why: room for words if it is refused
  *
  * Return: 0: the entries of both roles are gone; or a negative errno
  */
-int outcome_forget(struct ferry *f, const uint8_t id[16], char *why, size_t len)
+int outcome_forget(struct ferry *f, const uint8_t id[16], bool vmm_has_ended, char *why, size_t len)
 {
 	int err, nr = 0;
 
-	if (is_needed(f, id, why, len))
+	if (is_needed(f, id, why, len) || (!vmm_has_ended && is_awaited(f, id, why, len)))
 		return -EBUSY;
 	for (int role = JOURNAL_SOURCE; role <= JOURNAL_DESTINATION; role++) {
 		if (!journal_find(f->journal, id, (enum journal_role)role))

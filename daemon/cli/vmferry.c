@@ -18,6 +18,7 @@ struct cli {
 	int as_json, detach;
 	json_t *params;
 	int run_here, gone; /* resolve */
+	int vmm_ended; /* forget */
 	const char *html; /* report: where to */
 	json_int_t last; /* blackouts: that many; -1: as many as the daemon likes */
 	int pid; /* watch: whose guest */
@@ -41,7 +42,8 @@ static const char usage[] =
 	"                           (it surely never ran there, and never will); ID: of its migration\n"
 	"  journal                  migrations whose outcome is not known, or not acknowledged by the other\n"
 	"                           host yet\n"
-	"  forget ID                drop one of them: the other host is gone for good\n"
+	"  forget ID                drop one of them: the other host is gone for good; --vmm-ended: so is\n"
+	"                           the VMM here that it is kept for\n"
 	"  blackouts [VM]           how long guests stood still, as a histogram and part by part;\n"
 	"                           --last N (100)\n"
 	"  report VM --html FILE    the running or last migration as a page: rounds, blackout,\n"
@@ -270,8 +272,11 @@ static int do_journal(struct client *c, struct cli *o, char **args)
 
 static int do_forget(struct client *c, struct cli *o, char **args)
 {
-	(void)o;
-	return do_simple(c, "journal-forget", json_pack("{s:s}", "id", args[0]));
+	json_t *ask = json_pack("{s:s}", "id", args[0]);
+
+	if (o->vmm_ended) /* a daemon that does not know it is not asked in vain */
+		json_object_set_new(ask, "vmm-ended", json_true());
+	return do_simple(c, "journal-forget", ask);
 }
 
 static int do_events(struct client *c, struct cli *o, char **args)
@@ -368,7 +373,7 @@ static const struct verb {
 	{ "blackouts", 0, 1, "one argument at most, VM", "jL", do_blackouts, 0 },
 	{ "report", 1, 1, "one argument, VM", "H", do_report, 0 },
 	{ "journal", 0, 0, "no argument", "j", do_journal, 0 },
-	{ "forget", 1, 1, "one argument, ID", "", do_forget, 0 },
+	{ "forget", 1, 1, "one argument, ID", "E", do_forget, 0 },
 };
 
 static const struct option longs[] = {
@@ -381,7 +386,7 @@ static const struct option longs[] = {
 	{ "last", 1, NULL, 'L' },	 { "switchover-ratio", 1, NULL, 'R' },
 	{ "downtime-initial", 1, NULL, 'I' }, { "downtime-steps", 1, NULL, 'T' },
 	{ "progress-timeout", 1, NULL, 'P' }, { "timeout-action", 1, NULL, 'A' }, { "max-tries", 1, NULL, 'M' },
-	{ "min", 1, NULL, 'm' },	 { "seconds", 1, NULL, 'e' },	  { NULL, 0, NULL, 0 },
+	{ "vmm-ended", 0, NULL, 'E' },	 { "min", 1, NULL, 'm' },	 { "seconds", 1, NULL, 'e' },	  { NULL, 0, NULL, 0 },
 };
 
 static const char *name_of(int option)
@@ -456,6 +461,7 @@ static int take_option(struct cli *o, int c)
 	case 'd': o->detach = 1; return 0;
 	case 'r': o->run_here = 1; return 0;
 	case 'g': o->gone = 1; return 0;
+	case 'E': o->vmm_ended = 1; return 0;
 	case 'p': return set_pid(o, c, optarg);
 	case 'm': return set_double(c, optarg, &o->min_ms);
 	case 'e': return set_double(c, optarg, &o->seconds);

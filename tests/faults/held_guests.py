@@ -464,6 +464,26 @@ def a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go():
         wait_for('its VMM to let it go', lambda: x.src.state == RELEASED)
 
 
+def what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way():
+    """forget names that VMM and is refused; the VMM comes back and is told; one that has ended for good is said to have"""
+    for comes_back in (True, False):
+        with Guest() as x:
+            x.lose_everything()
+            x.wait_held()
+            x.src.leave()
+            wait_for('its loss to be seen', lambda: not x.a.vms())
+            x.a.ask('resolve', vm='web1', **{'run-here': True})
+            ident = x.a.ask('query-journal')['entries'][0]['id']
+            got = vmferry(x.a, 'forget', ident)
+            expect(got.returncode == 4 and 'VMM of vm web1, which is away' in got.stderr, str(got))
+            if comes_back:
+                x.src.come_back()
+                x.runs_here()
+            else:
+                expect(vmferry(x.a, 'forget', ident, '--vmm-ended').returncode == 0, 'it stays for ever')
+                expect(not x.a.ask('query-journal')['entries'], 'it is still there')
+
+
 main([a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,
@@ -475,4 +495,5 @@ main([a_held_guest_is_shown_and_resolved_after_a_restart,
       a_guest_that_has_arrived_is_started_though_another_of_its_name_registers_first,
       a_go_that_cannot_be_noted_is_not_sent,
       a_channel_that_breaks_behind_go_is_no_loss_of_the_peer,
-      a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go])
+      a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go,
+      what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way])

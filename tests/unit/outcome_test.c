@@ -29,7 +29,7 @@ enum done { NOTHING, NOTED_NEVER, SETTLED_PLAINLY, DROPPED_WITH_ID };
 static struct ferry f;
 static const uint8_t id[16] = { 1, 2, 3 }, other_id[16] = { 9 };
 static struct journal_entry entry;
-static bool has_entry, entry_is_proof, is_live, was_given_up, marks_are_full;
+static bool is_awaited, has_entry, entry_is_proof, is_live, was_given_up, marks_are_full;
 static uint8_t own_id[16];
 static enum done done;
 static unsigned int nr_cried;
@@ -118,6 +118,12 @@ bool migration_is_live(struct ferry *of, const uint8_t wanted[16])
 	return false;
 }
 
+bool settle_is_awaiting_vmm(struct ferry *of, const uint8_t wanted[16])
+{
+	(void)of;
+	return is_awaited && !memcmp(wanted, id, 16);
+}
+
 const char *vm_state_name(const struct vm *vm)
 {
 	(void)vm;
@@ -147,7 +153,7 @@ static void begin(int mark, bool is_proof)
 	memcpy(entry.id, id, 16);
 	has_entry = mark != NONE;
 	entry_is_proof = is_proof;
-	is_live = was_given_up = marks_are_full = false;
+	is_awaited = is_live = was_given_up = marks_are_full = false;
 	memset(own_id, 7, 16);
 	done = NOTHING;
 	nr_cried = 0;
@@ -328,39 +334,56 @@ static void the_operator_forgets_what_nobody_needs(void **state)
 
 	(void)state;
 	begin(JOURNAL_DONE, false);
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), 0);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), 0);
 	assert_int_equal(done, DROPPED_WITH_ID);
 	assert_string_equal(why, "");
 
 	begin(JOURNAL_DONE, false);
-	assert_int_equal(outcome_forget(&f, other_id, why, sizeof(why)), -ENOENT);
+	assert_int_equal(outcome_forget(&f, other_id, false, why, sizeof(why)), -ENOENT);
 	assert_non_null(strstr(why, "no migration of this id"));
 
 	begin(JOURNAL_GO, false);
 	is_live = true;
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -EBUSY);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
 	assert_int_equal(done, NOTHING);
 
 	begin(JOURNAL_GO, false);
 	add_vm(2, id, VMFERRY_RUN_PAUSED);
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -EBUSY);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
 	assert_non_null(strstr(why, "web1"));
 	assert_int_equal(done, NOTHING);
 
 	begin(JOURNAL_GO, false);
 	entry.role = JOURNAL_SOURCE;
 	add_vm(1, NULL, VMFERRY_RUN_PAUSED);
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -EBUSY);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
 	assert_int_equal(done, NOTHING);
 
 	begin(JOURNAL_GO, false);
 	entry.role = JOURNAL_SOURCE;
 	add_vm(1, NULL, VMFERRY_RUN_RUNNING);
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), 0);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), 0);
 
 	begin(JOURNAL_DONE, false);
 	marks_are_full = true;
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -ENOSPC);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -ENOSPC);
+}
+
+/* Seen to fail: without is_awaited() the operator's word is dropped, and the VMM's guest is held once more. */
+static void what_the_operator_said_to_a_vmm_that_is_away_is_not_forgotten(void **state)
+{
+	char why[300] = "";
+
+	(void)state;
+	begin(JOURNAL_NEVER, false);
+	entry.role = JOURNAL_SOURCE;
+	is_awaited = true;
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
+	assert_int_equal(done, NOTHING);
+	assert_non_null(strstr(why, "--vmm-ended"));
+	assert_non_null(strstr(why, "web1"));
+	assert_int_equal(outcome_forget(&f, id, true, why, sizeof(why)), 0);
+	assert_int_equal(done, DROPPED_WITH_ID);
 }
 
 int main(void)
@@ -372,6 +395,7 @@ int main(void)
 		cmocka_unit_test(a_go_is_open_as_long_as_its_vmm_may_say_what_it_did),
 		cmocka_unit_test(an_outcome_is_settled_only_if_both_agree),
 		cmocka_unit_test(the_operator_forgets_what_nobody_needs),
+		cmocka_unit_test(what_the_operator_said_to_a_vmm_that_is_away_is_not_forgotten),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
