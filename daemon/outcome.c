@@ -34,9 +34,13 @@
  *   entry says     the source: THERE (it runs here)               HERE (it runs at the source)
  *   none           SETTLED                                        SETTLED
  *   begun          SETTLED; with proof CONTRADICTS                SETTLED
- *   go             SETTLED; LATER while its VMM may still say     SETTLED; LATER while its VMM may still say
+ *   go             LATER: it is kept, see below                   SETTLED; LATER while its VMM may still say
  *   done           SETTLED                                        CONTRADICTS
  *   never          CONTRADICTS                                    SETTLED
+ *
+ * A "go" whose source has given the guest up is all that tells its VMM to start it: one that is away, with the guest loaded,
+ * finds the entry when it registers again, however late, and runs the guest. Without the entry its RAM would be emptied, and
+ * none would run. It is dropped once it says "done", or by the operator, who knows that this VMM has ended.
  *
  * Invariant: an entry that does not prove NEVER is dropped together with the journal's id. Else a question that comes
  * after it, from a stranger's SETTLE for one, would take the absent entry for proof, and two guests would run.
@@ -145,7 +149,7 @@ static bool proves_never(const struct ferry *f, const struct journal_entry *e)
 /* See the table above. */
 static enum wire_settled judge(const struct ferry *f, const struct journal_entry *e, enum wire_outcome o)
 {
-	if (e->mark == JOURNAL_GO && vmm_may_still_say(f, e))
+	if (e->mark == JOURNAL_GO && (o == WIRE_OUTCOME_THERE || vmm_may_still_say(f, e)))
 		return WIRE_SETTLED_LATER;
 	if (o == WIRE_OUTCOME_THERE ? proves_never(f, e) : e->mark == JOURNAL_DONE)
 		return WIRE_SETTLED_CONTRADICTS;
@@ -156,6 +160,19 @@ static enum wire_settled judge(const struct ferry *f, const struct journal_entry
 static int drop(struct ferry *f, const struct journal_entry *e)
 {
 	return proves_never(f, e) ? journal_settled(f->journal, e->id, e->role) : journal_drop(f->journal, e->id, e->role);
+}
+
+/* Nothing but its VMM, or the operator, ends this; see "A "go" whose source" above. */
+static void say_awaited(const struct ferry *f, const struct journal_entry *e)
+{
+	char id[33];
+
+	for (int i = 0; i < 16; i++)
+		sprintf(id + i * 2, "%02x", e->id[i]);
+	limited_error(f->limited, LIMITED_MISPLACED,
+		      "vm %s: its source has given the guest up: it is this host's, GO was heard, and its VMM is away; it runs as "
+		      "soon as that VMM registers again; if that has ended for good the guest is lost here: \"vmferry forget %s "
+		      "--vmm-ended\"", e->vm, id);
 }
 
 /** outcome_settle() - a source tells the outcome of migration @id; the entry here is dropped if it agrees */
@@ -169,6 +186,8 @@ enum wire_settled outcome_settle(struct ferry *f, const uint8_t id[16], enum wir
 	if (!e)
 		return WIRE_SETTLED;
 	answer = judge(f, e, o);
+	if (answer == WIRE_SETTLED_LATER && o == WIRE_OUTCOME_THERE && !vmm_may_still_say(f, e))
+		say_awaited(f, e);
 	if (answer == WIRE_SETTLED)
 		return drop(f, e) ? WIRE_SETTLED_LATER : WIRE_SETTLED;
 	if (answer == WIRE_SETTLED_CONTRADICTS)
@@ -210,6 +229,13 @@ static const char *is_needed(struct ferry *f, const uint8_t id[16], char *why, s
 /* Why a VMM that is away still needs the entries of @id when it registers again, in @why; NULL: none does */
 static const char *is_awaited(struct ferry *f, const uint8_t id[16], char *why, size_t len)
 {
+	const struct journal_entry *arrived = journal_find(f->journal, id, JOURNAL_DESTINATION);
+
+	if (arrived && arrived->mark == JOURNAL_GO) {
+		snprintf(why, len, "it is kept for the VMM of vm %s, which is away: when that registers again it learns from here "
+			 "that it has to run its guest; if that VMM has ended for good, say --vmm-ended", arrived->vm);
+		return why;
+	}
 	if (!settle_is_awaiting_vmm(f, id))
 		return NULL;
 	snprintf(why, len, "it is kept for the VMM of vm %s, which is away: when that registers again it learns from here what "

@@ -10,7 +10,9 @@ Seen to fail: on the code before it all of these but the two that are named belo
 live migrations only, recovery went by name and asked once, and a channel that broke behind GO was a loss of the peer. With
 stop() that knows no RUNNING in the grace after it "go" stays open, and the guest paused; with a journal that is keyed by the
 id alone a migration within one daemon ends without a guest; with one VM a name its source is not let in to be told; with GO sent though it could not be noted the guest moves;
-with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left."""
+with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left; without the
+wait for a VMM that is away, forget drops what the operator decided for it; with "go" dropped once the source has given the guest
+up, the guest that is loaded is thrown away."""
 import os, signal, struct, subprocess, sys, threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import HELLO, NAMES, Cutter, recv_all
@@ -484,6 +486,28 @@ def what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way():
                 expect(not x.a.ask('query-journal')['entries'], 'it is still there')
 
 
+def a_loaded_guest_that_its_source_has_given_up_is_run_however_late_its_vmm_is_back():
+    """GO was heard, and its VMM is away for longer than anybody waits; the operator of the source says --gone"""
+    with Guest(None) as x:
+        h = x.dst.hold('run')
+        x.begin()
+        wait_for('RUN to be asked', h.is_asked.is_set)
+        x.dst.lies['run'] = 'lose'
+        x.dst.leave()
+        h.go()
+        wait_for('its loss to be seen', lambda: not x.b.vms())
+        x.wait_held()
+        x.a.ask('resolve', vm='web1', **{'run-here': False})
+        x.has_left()
+        ident = x.b.ask('query-journal')['entries'][0]['id']
+        wait_for('the source to tell', lambda: 'its source has given the guest up' in x.b.text(), 180)
+        got = vmferry(x.b, 'forget', ident)
+        expect(got.returncode == 4 and '--vmm-ended' in got.stderr, str(got))
+        x.dst.come_back()
+        wait_for('the guest to run there', x.dst.runs)
+        wait_for('it to be noted', lambda: [e['mark'] for e in x.b.ask('query-journal')['entries']] == ['done'])
+
+
 main([a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,
@@ -496,4 +520,5 @@ main([a_held_guest_is_shown_and_resolved_after_a_restart,
       a_go_that_cannot_be_noted_is_not_sent,
       a_channel_that_breaks_behind_go_is_no_loss_of_the_peer,
       a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go,
-      what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way])
+      what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way,
+      a_loaded_guest_that_its_source_has_given_up_is_run_however_late_its_vmm_is_back])

@@ -298,7 +298,7 @@ static void an_outcome_is_settled_only_if_both_agree(void **state)
 		{ JOURNAL_BEGUN, 0, WIRE_OUTCOME_HERE, WIRE_SETTLED, DROPPED_WITH_ID },
 		{ JOURNAL_BEGUN, 1, WIRE_OUTCOME_THERE, WIRE_SETTLED_CONTRADICTS, NOTHING },
 		{ JOURNAL_BEGUN, 1, WIRE_OUTCOME_HERE, WIRE_SETTLED, SETTLED_PLAINLY },
-		{ JOURNAL_GO, 0, WIRE_OUTCOME_THERE, WIRE_SETTLED, DROPPED_WITH_ID },
+		{ JOURNAL_GO, 0, WIRE_OUTCOME_THERE, WIRE_SETTLED_LATER, NOTHING }, /* its VMM may come back with the guest loaded */
 		{ JOURNAL_GO, 0, WIRE_OUTCOME_HERE, WIRE_SETTLED, DROPPED_WITH_ID },
 		{ JOURNAL_DONE, 0, WIRE_OUTCOME_THERE, WIRE_SETTLED, DROPPED_WITH_ID },
 		{ JOURNAL_DONE, 0, WIRE_OUTCOME_HERE, WIRE_SETTLED_CONTRADICTS, NOTHING },
@@ -312,7 +312,7 @@ static void an_outcome_is_settled_only_if_both_agree(void **state)
 		print_message("row %u\n", i);
 		assert_int_equal(outcome_settle(&f, id, rows[i].outcome), rows[i].answer);
 		assert_int_equal(done, rows[i].done);
-		assert_int_equal(nr_cried, rows[i].answer == WIRE_SETTLED_CONTRADICTS);
+		assert_int_equal(nr_cried, rows[i].answer == WIRE_SETTLED_CONTRADICTS || rows[i].answer == WIRE_SETTLED_LATER);
 		/* What is alive here is not settled, nor what cannot be written. */
 		begin(rows[i].mark, rows[i].is_proof);
 		is_live = true;
@@ -369,6 +369,20 @@ static void the_operator_forgets_what_nobody_needs(void **state)
 	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -ENOSPC);
 }
 
+/* Seen to fail: with the entry dropped its VMM empties the RAM of a guest that its source has given up. */
+static void a_go_is_not_forgotten_while_its_vmm_may_come_back(void **state)
+{
+	char why[300] = "";
+
+	(void)state;
+	begin(JOURNAL_GO, false);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
+	assert_int_equal(done, NOTHING);
+	assert_non_null(strstr(why, "--vmm-ended"));
+	assert_int_equal(outcome_forget(&f, id, true, why, sizeof(why)), 0);
+	assert_int_equal(done, DROPPED_WITH_ID);
+}
+
 /* Seen to fail: without is_awaited() the operator's word is dropped, and the VMM's guest is held once more. */
 static void what_the_operator_said_to_a_vmm_that_is_away_is_not_forgotten(void **state)
 {
@@ -395,6 +409,7 @@ int main(void)
 		cmocka_unit_test(a_go_is_open_as_long_as_its_vmm_may_say_what_it_did),
 		cmocka_unit_test(an_outcome_is_settled_only_if_both_agree),
 		cmocka_unit_test(the_operator_forgets_what_nobody_needs),
+		cmocka_unit_test(a_go_is_not_forgotten_while_its_vmm_may_come_back),
 		cmocka_unit_test(what_the_operator_said_to_a_vmm_that_is_away_is_not_forgotten),
 	};
 
