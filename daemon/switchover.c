@@ -258,9 +258,12 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 	struct migration *m = arg;
 	struct vmferry_msg_resumed r = { 0 };
 
-	/* A VMM that refuses since its guest is not stopped. */
+	/*
+	 * It says that its guest is not stopped, as after a PAUSE that it refused. That is no proof: it registers again,
+	 * says where it stands, and recovery.c closes the entry, or asks once more.
+	 */
 	if (status == -EINVAL && migration_vmm(m)->run_state == VMFERRY_RUN_RUNNING) {
-		m->may_be_stopped = false;
+		vm_disbelieve(migration_vmm(m));
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}

@@ -12,7 +12,8 @@ stop() that knows no RUNNING in the grace after it "go" stays open, and the gues
 id alone a migration within one daemon ends without a guest; with one VM a name its source is not let in to be told; with GO sent though it could not be noted the guest moves;
 with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left; without the
 wait for a VMM that is away, forget drops what the operator decided for it; with "go" dropped once the source has given the guest
-up, the guest that is loaded is thrown away."""
+up, the guest that is loaded is thrown away; with the word of a VMM that its guest was not stopped taken for true, it stays
+stopped."""
 import os, signal, struct, subprocess, sys, threading
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import HELLO, NAMES, Cutter, recv_all
@@ -508,6 +509,31 @@ def a_loaded_guest_that_its_source_has_given_up_is_run_however_late_its_vmm_is_b
         wait_for('it to be noted', lambda: [e['mark'] for e in x.b.ask('query-journal')['entries']] == ['done'])
 
 
+class Denier(StandinVmm):
+    """says that its guest was not stopped, and that there is nothing to resume"""
+
+    def lie_deny(self, kind, seq, body):
+        self.answer(kind, seq, -22)
+
+
+def a_vmm_that_says_that_its_guest_was_not_stopped_is_asked_where_it_stands():
+    """it stops, says that it did not, and that it need not resume"""
+    with Scene() as s:
+        a, b = s.daemon('a'), s.daemon('b')
+        src, dst = Denier(a.vmm), StandinVmm(b.vmm, incoming=True)
+        try:
+            wait_for('both to register', lambda: 'web1' in a.vms() and 'web1-in' in b.vms())
+            src.lies.update(pause='refuse_after', resume='deny')
+            a.ask('migrate', vm='web1', uri=b.listen, **NO_LIMIT)
+            got = wait_for('its end', lambda: ended(a))
+            expect(got['status'] == 'failed', str(got))
+            wait_for('the guest to run on', src.runs)
+            wait_for('it to be noted', lambda: not any(e['mark'] == 'begun' for e in a.ask('query-journal')['entries']))
+        finally:
+            src.stop()
+            dst.stop()
+
+
 main([a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,
@@ -521,4 +547,5 @@ main([a_held_guest_is_shown_and_resolved_after_a_restart,
       a_channel_that_breaks_behind_go_is_no_loss_of_the_peer,
       a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go,
       what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way,
-      a_loaded_guest_that_its_source_has_given_up_is_run_however_late_its_vmm_is_back])
+      a_loaded_guest_that_its_source_has_given_up_is_run_however_late_its_vmm_is_back,
+      a_vmm_that_says_that_its_guest_was_not_stopped_is_asked_where_it_stands])
