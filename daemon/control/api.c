@@ -18,6 +18,7 @@
 #include "api_journal.h"
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "held.h"
 #include "peer/address.h"
 #include "report.h"
@@ -397,13 +398,14 @@ static void answer_text(struct api_client *c, json_t *id, const char *text)
 
 static void run_command(struct api *a, struct api_client *c, json_t *id, const char *name, json_t *args)
 {
-	char why[512] = "it failed";
+	char why[512] = "it failed"; /* what repeats an argument may be cut within a character: JSON takes none */
 	size_t i;
 
 	for (i = 0; i < NR_COMMANDS && strcmp(commands[i].name, name); i++)
 		;
 	if (i == NR_COMMANDS) {
 		snprintf(why, sizeof(why), "The command %.64s has not been found", name);
+		text_make_printable(why, strlen(why));
 		answer(c, id, NULL, "CommandNotFound", why);
 	} else if (commands[i].write) {
 		char *text = commands[i].write(a, args, why, sizeof(why));
@@ -414,7 +416,10 @@ static void run_command(struct api *a, struct api_client *c, json_t *id, const c
 			answer(c, id, NULL, "GenericError", why);
 		free(text);
 	} else {
-		answer(c, id, commands[i].run(a, args, why, sizeof(why)), "GenericError", why);
+		json_t *result = commands[i].run(a, args, why, sizeof(why));
+
+		text_make_printable(why, strlen(why));
+		answer(c, id, result, "GenericError", why);
 	}
 }
 

@@ -6,11 +6,12 @@ that guest, and take the daemon's connections from nobody.
 Seen to fail: with NEVER noted by every incoming that is given up, a stranger's hello turns the "begun" of a host that lost
 power into NEVER, and two guests run; with an entry taken for a VM's own by its id alone, the VMM of another guest, which says
 that it runs, closes the entry of one that is held, and two guests run; with a VMM believed that names a migration of which no
-entry is left, the source gives up the only guest there is."""
-import os, sys, time
+entry is left, the source gives up the only guest there is; with take_hello() that leaves a hello which it could not answer,
+that is read twice and called a bad one; with words cut within a character the answer is "out of memory"."""
+import os, signal, socket, struct, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
-from ferry import Scene, expect, main, wait_for
+from ferry import Failed, Scene, expect, main, stop, wait_for
 from proxies import Etc
 from standin_peer import CONTROL, UNKNOWN, StandinSource, greet, resolve, shut
 from standin_vmm import DESTINATION, INCOMING, LOADED, PAUSED, RELEASED, RUNNING, SOURCE, StandinVmm
@@ -152,4 +153,35 @@ def a_vmm_that_names_a_migration_of_which_no_entry_is_left_is_not_believed():
         wait_for('the guest to run here', x.src.runs)
 
 
-main([a_vmm_that_names_a_migration_of_which_no_entry_is_left_is_not_believed, a_vmm_that_names_anothers_migration_decides_nothing, who_comes_by_an_id_once_more_makes_no_promise])
+def a_vmm_that_hangs_up_behind_its_hello_has_said_nothing_wrong():
+    """its hello cannot be answered any more"""
+    with Scene() as s:
+        a = s.daemon('a')
+        stop(a.proc)
+        with socket.socket(socket.AF_UNIX) as vmm:
+            vmm.connect(a.vmm)
+            vmm.sendall(struct.pack('<IIIiIIQ', 1, 16, 0, 0, 0x4d4d5646, 1, 2 << 48))
+        a.proc.send_signal(signal.SIGCONT)
+        v = StandinVmm(a.vmm)
+        try:
+            wait_for('the next one to register', v.is_registered.is_set)
+            expect('bad hello' not in a.text(), a.text())
+        finally:
+            v.stop()
+
+
+def words_of_a_refusal_are_cut_between_characters():
+    """what repeats an argument is as long as there is room, and JSON"""
+    with Scene() as s:
+        a = s.daemon('a')
+        for odd in ('', 'x'):
+            for command, args in (('resolve', {'vm': odd + 400 * '\u00e9', 'run-here': True}), (odd + 60 * '\u20ac', {})):
+                try:
+                    a.ask(command, **args)
+                    raise AssertionError('it is taken')
+                except Failed as e:
+                    expect('\u00e9\u00e9' in str(e) or '\u20ac\u20ac' in str(e), f'{command}: {e}')
+
+
+main([a_vmm_that_hangs_up_behind_its_hello_has_said_nothing_wrong, words_of_a_refusal_are_cut_between_characters,
+      a_vmm_that_names_a_migration_of_which_no_entry_is_left_is_not_believed, a_vmm_that_names_anothers_migration_decides_nothing, who_comes_by_an_id_once_more_makes_no_promise])
