@@ -337,12 +337,13 @@ void switchover_on_peer_answered(void *arg, enum wire_resolved answer)
 void switchover_hold(struct migration *m)
 {
 	struct journal_entry e;
+	char advice[512];
 
 	describe(m, &e);
 	migration_set_status(m, MIGRATION_HELD);
 	error_report("vm %s: %s after GO was sent: the guest is held paused here, for it may run at %s; "
-		     "asking there until it answers; if you know better: \"vmferry resolve %s --gone\" or "
-		     "\"--run-here\"", m->name, m->error, m->connector.peer, m->name);
+		     "asking there until it answers; if you know better, say %s", m->name, m->error, m->connector.peer,
+		     held_advice(m->name, advice, sizeof(advice)));
 	peer_close(m->peer);
 	m->peer = NULL;
 	asker_start(&m->asker, &e);

@@ -31,7 +31,8 @@ static const char usage[] =
 	"\n"
 	"usage: vmferry [--socket PATH] VERB ...\n"
 	"\n"
-	"  list                     the VMs known here\n"
+	"  list                     the VMs known here; also guests that are held while their VMM is away, and\n"
+	"                           what to type\n"
 	"  migrate VM ADDRESS       move VM to the vmferryd at tcp:HOST:PORT or unix:PATH\n"
 	"  status [VM]              the running or last migration of VM, or of all; without VM also how long\n"
 	"                           the daemon's loop was ever kept from the next guest\n"
@@ -91,28 +92,40 @@ static int refused(json_t *error)
 	return code;
 }
 
+static void print_vm(const json_t *v)
+{
+	const char *name = json_string_value(json_object_get(v, "name")), *state = json_string_value(json_object_get(v, "status")),
+		   *migration = json_string_value(json_object_get(v, "migration"));
+
+	if (!json_object_get(v, "pid")) { /* its VMM is away */
+		printf("%-24s %-12s %6s %10s %8s  %s\n", name, state, "-", "-", "-", migration);
+		return;
+	}
+	printf("%-24s %-12s %6lld %6lld MiB %8lld  %s\n", name, state,
+	       (long long)json_integer_value(json_object_get(v, "vcpus")),
+	       (long long)json_integer_value(json_object_get(v, "ram")) >> 20,
+	       (long long)json_integer_value(json_object_get(v, "pid")), migration);
+}
+
 static int do_list(struct client *c, struct cli *o, char **args)
 {
-	json_t *error, *list = client_ask(c, "query-vms", NULL, &error), *v;
+	json_t *error, *list = client_ask(c, "query-vms", NULL, &error), *held = list ? held_ask(c) : NULL, *v;
 	size_t i;
 
 	(void)args;
 	if (!list)
 		return refused(error);
+	held_add_to_list(list, held);
 	if (o->as_json) {
 		json_dumpf(list, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
 		putchar('\n');
 	} else {
 		printf("%-24s %-12s %6s %10s %8s  %s\n", "NAME", "STATE", "VCPUS", "RAM", "PID", "MIGRATION");
 		json_array_foreach (list, i, v)
-			printf("%-24s %-12s %6lld %6lld MiB %8lld  %s\n",
-			       json_string_value(json_object_get(v, "name")),
-			       json_string_value(json_object_get(v, "status")),
-			       (long long)json_integer_value(json_object_get(v, "vcpus")),
-			       (long long)json_integer_value(json_object_get(v, "ram")) >> 20,
-			       (long long)json_integer_value(json_object_get(v, "pid")),
-			       json_string_value(json_object_get(v, "migration")));
+			print_vm(v);
+		held_print(held);
 	}
+	json_decref(held);
 	json_decref(list);
 	return EXIT_OK;
 }
@@ -213,7 +226,7 @@ static void print_loop(struct client *c)
 
 static int do_status(struct client *c, struct cli *o, char **args)
 {
-	json_t *error, *list, *v;
+	json_t *error, *list, *v, *held;
 	int code = EXIT_OK;
 	size_t i;
 
@@ -226,6 +239,9 @@ static int do_status(struct client *c, struct cli *o, char **args)
 		if (!code)
 			code = print_status(c, json_string_value(json_object_get(v, "name")), o->as_json);
 	json_decref(list);
+	held = code ? NULL : held_ask(c);
+	held_print_away(held, o->as_json);
+	json_decref(held);
 	if (!code && !o->as_json)
 		print_loop(c);
 	return code;

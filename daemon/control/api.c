@@ -22,6 +22,7 @@
 #include "held.h"
 #include "peer/address.h"
 #include "report.h"
+#include "report_held.h"
 
 struct api {
 	struct ferry *f;
@@ -308,6 +309,14 @@ static char *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_t 
 	return text;
 }
 
+static json_t *cmd_query_held(struct api *a, json_t *args, char *why, size_t len)
+{
+	(void)args;
+	(void)why;
+	(void)len;
+	return report_all_held(a->f);
+}
+
 static json_t *cmd_query_journal(struct api *a, json_t *args, char *why, size_t len)
 {
 	return api_query_journal(a->f, args, why, len);
@@ -352,6 +361,7 @@ static const struct command commands[] = {
 	{ "query-vms", .run = cmd_query_vms },
 	{ "query-blackouts", .write = cmd_query_blackouts },
 	{ "query-loop", .run = cmd_query_loop },
+	{ "query-held", .run = cmd_query_held },
 	{ "query-journal", .run = cmd_query_journal },
 	{ "journal-forget", .run = cmd_journal_forget },
 	{ "query-version", .run = cmd_query_version },

@@ -14,7 +14,7 @@ with "--gone" taken while RESUME is being answered, the journal says of a guest 
 wait for a VMM that is away, forget drops what the operator decided for it; with "go" dropped once the source has given the guest
 up, the guest that is loaded is thrown away; with the word of a VMM that its guest was not stopped taken for true, it stays
 stopped."""
-import os, signal, struct, subprocess, sys, threading
+import json, os, signal, struct, subprocess, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import HELLO, NAMES, Cutter, recv_all
 from ferry import OUT, Failed, Scene, ended, expect, main, stop, wait_for
@@ -534,7 +534,44 @@ def a_vmm_that_says_that_its_guest_was_not_stopped_is_asked_where_it_stands():
             dst.stop()
 
 
-main([a_held_guest_is_shown_and_resolved_after_a_restart,
+def a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type():
+    """by list and status, of this run of the daemon and of an earlier one; the log says what each word does"""
+    for is_live in (True, False):
+        with Guest() as x:
+            if is_live:
+                x.begin()
+                x.wait_held()
+            else:
+                x.lose_everything()
+                x.wait_held()
+            ident = x.a.ask('query-journal')['entries'][0]['id']
+            here = vmferry(x.a, 'list').stdout
+            expect('away' not in here and ident in here and 'resolve web1 --gone' in here, here)
+            x.src.leave()
+            wait_for('its loss to be seen', lambda: not x.a.vms())
+            said = vmferry(x.a, 'list').stdout
+            row = next((line.split() for line in said.splitlines() if line.startswith('web1 ')), None)
+            expect(row == ['web1', 'away', '-', '-', '-', 'held'], said)
+            for word in (ident, 'its VMM is away', 'as the source', f'since {time.strftime("%Y-")}', '"vmferry resolve web1 --gone"',
+                         'its memory here is given up', '--run-here', 'it goes on here'):
+                expect(word in said, f'{word} is missing: {said}')
+            got = json.loads(vmferry(x.a, 'list', '--json').stdout)
+            expect([(v['name'], v['status'], v['migration'], v['id']) for v in got] == [('web1', 'away', 'held', ident)], str(got))
+            for args in ([], ['--json']):
+                got, _ = json.JSONDecoder().raw_decode(vmferry(x.a, 'status', *args).stdout)
+                expect((got['vm'], got['status'], got['id'], got['role'], got['connected']) ==
+                       ('web1', 'held', ident, 'source', False) and got['since'] > 0 and '--gone' in got['resolve'], str(got))
+            expect('its memory here is given up' in x.a.text() and 'it goes on here' in x.a.text(), x.a.text())
+            x.src.come_back()
+            wait_for('it to be back', x.a.vms)
+            said = vmferry(x.a, 'list').stdout
+            expect('away' not in said and ident in said, said)
+            x.a.ask('resolve', vm='web1', **{'run-here': True})
+            x.runs_here()
+            expect(ident not in vmferry(x.a, 'list').stdout and not x.a.ask('query-held')['held'], 'it is still shown as held')
+
+
+main([a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type, a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,
       the_peer_of_a_held_guest_is_asked_after_a_restart, a_peer_that_does_not_know_is_believed_to_know_nothing,
