@@ -347,6 +347,7 @@ void switchover_hold(struct migration *m)
 	peer_close(m->peer);
 	m->peer = NULL;
 	asker_start(&m->asker, &e);
+	closing_let_ram_go(m);
 }
 
 void switchover_release(struct migration *m)

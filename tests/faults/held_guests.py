@@ -12,7 +12,8 @@ stop() that knows no RUNNING in the grace after it "go" stays open, and the gues
 id alone a migration within one daemon ends without a guest; with one VM a name its source is not let in to be told; with GO sent though it could not be noted the guest moves;
 with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left; without the
 wait for a VMM that is away, forget drops what the operator decided for it; with "go" dropped once the source has given the guest
-up, the guest that is loaded is thrown away; with the word of a VMM that its guest was not stopped taken for true, it stays
+up, the guest that is loaded is thrown away; without closing_let_ram_go() its RAM stays mapped until the
+operator decides; with the word of a VMM that its guest was not stopped taken for true, it stays
 stopped."""
 import json, os, signal, struct, subprocess, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
@@ -571,7 +572,33 @@ def a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type():
             expect(ident not in vmferry(x.a, 'list').stdout and not x.a.ask('query-held')['held'], 'it is still shown as held')
 
 
-main([a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type, a_held_guest_is_shown_and_resolved_after_a_restart,
+def the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once():
+    """it is held by a live migration; its VMM dies before GO's answer is lost, or after; then the operator decides"""
+    for dies_first in (False, True):
+        with Guest() as x:
+            def maps():
+                with open(f'/proc/{x.a.proc.pid}/maps') as f:
+                    return 'memfd:ram' in f.read()
+
+            def lose_source_too():
+                x.b.kill()
+                x.src.die()
+            if dies_first:
+                x.cutter.call = lose_source_too
+            x.begin()
+            x.wait_held()
+            if not dies_first:
+                expect(maps(), 'its RAM is not mapped; the test looks for nothing')
+                x.src.die()
+            wait_for('its RAM to be let go', lambda: not maps())
+            expect(x.status()['status'] == 'held', str(x.status()))
+            x.a.ask('resolve', vm='web1', **{'run-here': False})
+            got = wait_for('its end', lambda: (s := x.status())['status'] == 'completed' and s)
+            expect(got['ram']['transferred'] > 1 << 19, f'the account is lost: {got}')
+
+
+main([the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once,
+      a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type, a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,
       the_peer_of_a_held_guest_is_asked_after_a_restart, a_peer_that_does_not_know_is_believed_to_know_nothing,
