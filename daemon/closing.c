@@ -20,6 +20,8 @@
  *     with it.
  *   - NEVER is written only of a guest that certainly runs here: a PAUSE without an answered RESUME leaves the
  *     entry open, and recovery.c resumes the guest when its VMM registers again.
+ *   - A guest that is held outlives its VMM's connection here, but not its RAM: channels and maps are closed at once, by a
+ *     work of their own, and closing finds them closed.
  *   - The migration is not over before it is closed: a new one of the same VM would share its dirty areas.
  */
 #include <stdlib.h>
@@ -123,6 +125,35 @@ bool closing_is_due(struct migration *m)
 	if (m->is_doomed)
 		start_close(m);
 	return m->is_doomed;
+}
+
+static void let_ram_go(struct work *w)
+{
+	struct migration *m = w->owner;
+
+	precopy_close(&m->precopy);
+	vm_let_ram_go(m->vm);
+}
+
+static void on_ram_gone(struct work *w)
+{
+	closing_is_due(w->owner);
+}
+
+/**
+ * closing_let_ram_go() - if the guest of @m is held, and its VMM has lost its connection: nothing more is sent of its RAM
+ *
+ * The guest may be held for days, and a VMM that has died would not free its memory before it is decided. One that lives
+ * registers anew, see migration_vm_is_back().
+ */
+void closing_let_ram_go(struct migration *m)
+{
+	if (m->state != SRC_HELD || m->vm->sock || m->is_doomed || m->work.is_out || m->has_no_ram)
+		return;
+	m->has_no_ram = true;
+	migration_read_report(m, &m->report);
+	precopy_abort(&m->precopy);
+	migration_do(m, let_ram_go, on_ram_gone);
 }
 
 /** closing_begin() - the migration is over: does at once what the guest, its VMM and the peer wait for; see above */

@@ -54,16 +54,25 @@ static void take_answer(struct asker *a, enum wire_resolved answer)
 	a->answer(a->arg, answer);
 }
 
+/** held_advice() - what the operator may say of the guest of @vm that is held, and what comes of it; Return: @text */
+const char *held_advice(const char *vm, char *text, size_t len)
+{
+	snprintf(text, len, "\"vmferry resolve %s --gone\" if it runs at the other host (its memory here is given up), or "
+		 "\"--run-here\" if it surely never ran there and never will (it goes on here)", vm);
+	return text;
+}
+
 static void remind(const struct asker *a)
 {
+	char advice[512];
+
+	held_advice(a->vm, advice, sizeof(advice));
 	if (a->says_unknown)
 		error_report("vm %s: still held paused: the peer at %s does not know whether the guest ran there, as after a "
-			     "loss of power; look there, then say \"vmferry resolve %s --gone\" or \"--run-here\"",
-			     a->vm, a->connector.uri, a->vm);
+			     "loss of power; look there, then say %s", a->vm, a->connector.uri, advice);
 	else
-		error_report("vm %s: still held paused: the peer at %s does not say whether the guest runs "
-			     "there; if you know: \"vmferry resolve %s --gone\" or \"--run-here\"",
-			     a->vm, a->connector.uri, a->vm);
+		error_report("vm %s: still held paused: the peer at %s does not say whether the guest runs there; if you know, "
+			     "say %s", a->vm, a->connector.uri, advice);
 }
 
 static void on_asked(void *owner)
@@ -343,14 +352,14 @@ const char *held_words(const struct held *h, char *text, size_t len)
  */
 void held_begin(struct held *h, const struct journal_entry *e, enum held_why why)
 {
-	char text[512];
+	char text[512], advice[512];
 
 	h->e = *e;
 	snprintf(h->e.vm, sizeof(h->e.vm), "%s", h->vm->name);
 	h->why = why;
 	watch(h, HELD_ASKING);
-	error_report("vm %s: %s; if you know where it runs: \"vmferry resolve %s --gone\" or \"--run-here\"", h->vm->name,
-		     held_words(h, text, sizeof(text)), h->vm->name);
+	error_report("vm %s: %s; if you know where it runs, say %s", h->vm->name, held_words(h, text, sizeof(text)),
+		     held_advice(h->vm->name, advice, sizeof(advice)));
 	h->f->emit(h->f, h->vm->name, "MIGRATION", migration_status_name(MIGRATION_HELD));
 	if (h->e.peer[0])
 		asker_start(&h->asker, &h->e);
@@ -412,10 +421,16 @@ const struct held *held_find(struct ferry *f, const char *vm)
 	return find(f, vm);
 }
 
-/** held_peer() - who is asked; "": nobody */
-const char *held_peer(const struct held *h)
+/** held_entry() - the migration that @h is about, zeroes but for the name where nothing is known; its peer is asked */
+const struct journal_entry *held_entry(const struct held *h)
 {
-	return h->e.peer;
+	return &h->e;
+}
+
+/** held_is_asking() - is the guest of @h held, and nothing decided yet? */
+bool held_is_asking(const struct held *h)
+{
+	return h->step == HELD_ASKING;
 }
 
 /* What becomes of its guest is decided, and its VMM is being told. */
@@ -436,6 +451,15 @@ static bool is_undecided(struct ferry *f, const struct journal_entry *e)
 	if (e->role != JOURNAL_SOURCE || migration_is_live(f, e->id) || is_being_told(f, e->id))
 		return false;
 	return e->mark == JOURNAL_GO || (e->mark == JOURNAL_BEGUN && !journal_proves_no_go(f->journal, e));
+}
+
+/** held_is_missing() - is @e a switchover without an outcome, and its guest in no VMM that is connected? */
+bool held_is_missing(struct ferry *f, const struct journal_entry *e)
+{
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
+		if (vm->held && vm->held->step == HELD_ASKING && !memcmp(vm->held->e.id, e->id, sizeof(e->id)))
+			return false;
+	return is_undecided(f, e);
 }
 
 /**

@@ -66,8 +66,11 @@ void held_release(struct held *h, const uint8_t id[16], enum journal_role role);
 bool held_is_meant(const char *vm_or_id, const char *vm, const uint8_t id[16]);
 int held_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why, size_t len);
 const struct held *held_find(struct ferry *f, const char *vm);
-const char *held_peer(const struct held *h);
+const struct journal_entry *held_entry(const struct held *h);
+bool held_is_asking(const struct held *h);
+const char *held_advice(const char *vm, char *text, size_t len);
 const char *held_words(const struct held *h, char *text, size_t len);
+bool held_is_missing(struct ferry *f, const struct journal_entry *e);
 const struct journal_entry *held_missing(struct ferry *f, const char *vm_or_id);
 
 #endif

@@ -393,6 +393,13 @@ bool incoming_is_of_own_source(const struct incoming *in)
 	return m && migration_has_id(m, in->id);
 }
 
+/* Is @vm the guest of @in itself, whose VMM has lost its connection since it was started? */
+static bool is_own_vm(const struct incoming *in, const struct vm *vm)
+{
+	return vm->peer_pid == in->vm->peer_pid &&
+	       (vm->version < 2 || (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, in->id, sizeof(in->id))));
+}
+
 /**
  * incoming_refuses() - may @vm, which is about to register, be here beside the guests that arrive?
  * @text: room for words
@@ -414,7 +421,7 @@ const char *incoming_refuses(struct ferry *f, struct vm *vm, char *text, size_t 
 				       "twice; stop that one, or give one of them another name", vm->name,
 				       vm_state_name(vm), vm->pid);
 			incoming_step(in, DEV_VMM_LOST);
-		} else if (!is_over(in) || in->phase == IN_GRACE) {
+		} else if (!is_over(in) || (in->phase == IN_GRACE && !is_own_vm(in, vm))) {
 			snprintf(text, len, "a guest named %s has just arrived here and is being started", vm->name);
 			return text;
 		}

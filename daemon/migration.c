@@ -173,6 +173,7 @@ static void on_vm_lost(void *owner)
 	m->vm->watcher = NULL;
 	migration_blame(m, "its VMM (pid %d) closed the connection or died", m->vm->pid);
 	migration_step(m, EV_VMM_LOST);
+	closing_let_ram_go(m);
 }
 
 /** migration_vmm() - who is asked about the guest: its VMM as it registered last */

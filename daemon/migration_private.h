@@ -41,6 +41,7 @@ struct try_times {
  * @is_doomed: closing_begin() was here: no event counts any more
  * @is_closed: all is joined, unmapped and closed: what is left is the account
  * @is_dropped: to be freed as soon as it is closed
+ * @has_no_ram: its guest is held, its VMM is gone, and the RAM of @vm is let go, or being
  * @may_be_stopped: PAUSE was asked, and no RESUME after it was answered yet
  * @runs_there: RUNNING was heard; @running is valid
  */
@@ -50,7 +51,7 @@ struct migration {
 	struct migration *next;
 	struct work work;
 	int work_err;
-	bool is_doomed, is_closed, is_dropped, may_be_stopped, runs_there;
+	bool is_doomed, is_closed, is_dropped, has_no_ram, may_be_stopped, runs_there;
 	char name[64];
 	uint8_t id[16];
 	struct migration_params params;
@@ -119,6 +120,7 @@ extern const struct peer_ops migration_peer_ops;
 /* closing.c */
 void closing_begin(struct migration *m);
 bool closing_is_due(struct migration *m);
+void closing_let_ram_go(struct migration *m);
 
 /* setup.c */
 const char *setup_refuses(struct ferry *f, const char *name, const struct migration_params *p,

@@ -14,8 +14,15 @@
  *   entry says never            NEVER
  *   entry says go               LATER while its VMM may still say what it did; then UNKNOWN
  *   entry says begun            with proof, journal_proves_no_go(): "never" is noted, NEVER; else UNKNOWN
- *   no entry                    RUNNING if a VM here says that it has arrived by this migration; else
+ *   no entry                    UNKNOWN if a VM here says that it has arrived by this migration; else
  *                               NEVER if this is the journal that the source was welcomed with; else UNKNOWN
+ *
+ * A VMM's word without an entry is a claim: any VMM that has learned the id can name it, under any name. It is not
+ * believed, for a source that hears RUNNING gives its guest up, and none would run. Nor is it passed over, for the state
+ * directory may have been restored from a copy, and NEVER would let two run. So it is reported here, and the source holds.
+ * Where an entry is left, only a VMM of the entry's name counts, and a VMM of protocol 1 goes by that name; all that it
+ * gains is LATER instead of UNKNOWN, and the guest is held as long either way. What a VMM itself is told to do by its claim
+ * is in recovery.c: without an entry it is held, or its own RAM is emptied; it closes nothing.
  *
  * UNKNOWN leaves the decision to the operator of the source. Nothing is written for a question about a migration
  * that the journal does not have: anybody may ask.
@@ -27,9 +34,13 @@
  *   entry says     the source: THERE (it runs here)               HERE (it runs at the source)
  *   none           SETTLED                                        SETTLED
  *   begun          SETTLED; with proof CONTRADICTS                SETTLED
- *   go             SETTLED; LATER while its VMM may still say     SETTLED; LATER while its VMM may still say
+ *   go             LATER: it is kept, see below                   SETTLED; LATER while its VMM may still say
  *   done           SETTLED                                        CONTRADICTS
  *   never          CONTRADICTS                                    SETTLED
+ *
+ * A "go" whose source has given the guest up is all that tells its VMM to start it: one that is away, with the guest loaded,
+ * finds the entry when it registers again, however late, and runs the guest. Without the entry its RAM would be emptied, and
+ * none would run. It is dropped once it says "done", or by the operator, who knows that this VMM has ended.
  *
  * Invariant: an entry that does not prove NEVER is dropped together with the journal's id. Else a question that comes
  * after it, from a stranger's SETTLE for one, would take the absent entry for proof, and two guests would run.
@@ -46,6 +57,7 @@
 #include "base/deadline.h"
 #include "base/limited.h"
 #include "incoming.h"
+#include "settle.h"
 
 #define VMM_PATIENCE_S 60 /* for a VMM that has lost its connection to register again: it tries every 8 s at least */
 
@@ -66,14 +78,14 @@ static bool vmm_may_still_say(const struct ferry *f, const struct journal_entry 
 	       (e->when_s <= now_s && now_s - e->when_s < VMM_PATIENCE_S);
 }
 
-/* Of a migration that is not in the journal: does a VM here say that it came by it? It has been started then. */
-static bool has_arrived(const struct ferry *f, const uint8_t id[16])
+/* Of a migration that is not in the journal: the VM here whose VMM says that it was started by it; NULL: none does */
+static const struct vm *find_claimant(const struct ferry *f, const uint8_t id[16])
 {
 	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
 		if (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, id, sizeof(vm->last.id)) &&
 		    (vm->run_state == VMFERRY_RUN_RUNNING || vm->run_state == VMFERRY_RUN_PAUSED))
-			return true;
-	return false;
+			return vm;
+	return NULL;
 }
 
 /* Does the absence of an entry prove anything to who was welcomed with @journal? */
@@ -84,6 +96,20 @@ static bool absence_is_proof(const struct ferry *f, const uint8_t journal[16])
 
 	journal_id(f->journal, mine);
 	return memcmp(mine, none, sizeof(mine)) && !memcmp(mine, journal, sizeof(mine));
+}
+
+/* What is answered of a migration that is not in the journal; see "A VMM's word" above. */
+static enum wire_resolved resolve_absent(struct ferry *f, const uint8_t id[16], const uint8_t journal[16])
+{
+	const struct vm *vm = find_claimant(f, id);
+
+	if (!vm)
+		return absence_is_proof(f, journal) ? WIRE_RESOLVED_NEVER : WIRE_RESOLVED_UNKNOWN;
+	limited_error(f->limited, LIMITED_MISPLACED,
+		      "vm %s: its VMM (pid %d) says that its guest came by a migration which is not in the journal, and whose "
+		      "source asks: the source holds that guest until its operator decides; if it is this guest: \"vmferry "
+		      "resolve %s --gone\" at the source", vm->name, vm->pid, vm->name);
+	return WIRE_RESOLVED_UNKNOWN;
 }
 
 /**
@@ -97,10 +123,8 @@ enum wire_resolved outcome_resolve(struct ferry *f, const uint8_t id[16], const 
 	if (incoming_give_up(f, id))
 		return WIRE_RESOLVED_LATER;
 	e = journal_find(f->journal, id, JOURNAL_DESTINATION);
-	if (!e && has_arrived(f, id))
-		return WIRE_RESOLVED_RUNNING;
 	if (!e)
-		return absence_is_proof(f, journal) ? WIRE_RESOLVED_NEVER : WIRE_RESOLVED_UNKNOWN;
+		return resolve_absent(f, id, journal);
 	switch (e->mark) {
 	case JOURNAL_DONE:
 		return WIRE_RESOLVED_RUNNING;
@@ -125,7 +149,7 @@ static bool proves_never(const struct ferry *f, const struct journal_entry *e)
 /* See the table above. */
 static enum wire_settled judge(const struct ferry *f, const struct journal_entry *e, enum wire_outcome o)
 {
-	if (e->mark == JOURNAL_GO && vmm_may_still_say(f, e))
+	if (e->mark == JOURNAL_GO && (o == WIRE_OUTCOME_THERE || vmm_may_still_say(f, e)))
 		return WIRE_SETTLED_LATER;
 	if (o == WIRE_OUTCOME_THERE ? proves_never(f, e) : e->mark == JOURNAL_DONE)
 		return WIRE_SETTLED_CONTRADICTS;
@@ -136,6 +160,19 @@ static enum wire_settled judge(const struct ferry *f, const struct journal_entry
 static int drop(struct ferry *f, const struct journal_entry *e)
 {
 	return proves_never(f, e) ? journal_settled(f->journal, e->id, e->role) : journal_drop(f->journal, e->id, e->role);
+}
+
+/* Nothing but its VMM, or the operator, ends this; see "A "go" whose source" above. */
+static void say_awaited(const struct ferry *f, const struct journal_entry *e)
+{
+	char id[33];
+
+	for (int i = 0; i < 16; i++)
+		sprintf(id + i * 2, "%02x", e->id[i]);
+	limited_error(f->limited, LIMITED_MISPLACED,
+		      "vm %s: its source has given the guest up: it is this host's, GO was heard, and its VMM is away; it runs as "
+		      "soon as that VMM registers again; if that has ended for good the guest is lost here: \"vmferry forget %s "
+		      "--vmm-ended\"", e->vm, id);
 }
 
 /** outcome_settle() - a source tells the outcome of migration @id; the entry here is dropped if it agrees */
@@ -149,6 +186,8 @@ enum wire_settled outcome_settle(struct ferry *f, const uint8_t id[16], enum wir
 	if (!e)
 		return WIRE_SETTLED;
 	answer = judge(f, e, o);
+	if (answer == WIRE_SETTLED_LATER && o == WIRE_OUTCOME_THERE && !vmm_may_still_say(f, e))
+		say_awaited(f, e);
 	if (answer == WIRE_SETTLED)
 		return drop(f, e) ? WIRE_SETTLED_LATER : WIRE_SETTLED;
 	if (answer == WIRE_SETTLED_CONTRADICTS)
@@ -187,17 +226,36 @@ static const char *is_needed(struct ferry *f, const uint8_t id[16], char *why, s
 	return why;
 }
 
+/* Why a VMM that is away still needs the entries of @id when it registers again, in @why; NULL: none does */
+static const char *is_awaited(struct ferry *f, const uint8_t id[16], char *why, size_t len)
+{
+	const struct journal_entry *arrived = journal_find(f->journal, id, JOURNAL_DESTINATION);
+
+	if (arrived && arrived->mark == JOURNAL_GO) {
+		snprintf(why, len, "it is kept for the VMM of vm %s, which is away: when that registers again it learns from here "
+			 "that it has to run its guest; if that VMM has ended for good, say --vmm-ended", arrived->vm);
+		return why;
+	}
+	if (!settle_is_awaiting_vmm(f, id))
+		return NULL;
+	snprintf(why, len, "it is kept for the VMM of vm %s, which is away: when that registers again it learns from here what "
+		 "the operator decided; if that VMM has ended for good, say --vmm-ended",
+		 journal_find(f->journal, id, JOURNAL_SOURCE)->vm);
+	return why;
+}
+
 /**
  * outcome_forget() - the operator says that nobody will ask about migration @id any more
+ * @vmm_has_ended: nor does its VMM come back, which is away
  * @why: room for words if it is refused
  *
  * Return: 0: the entries of both roles are gone; or a negative errno
  */
-int outcome_forget(struct ferry *f, const uint8_t id[16], char *why, size_t len)
+int outcome_forget(struct ferry *f, const uint8_t id[16], bool vmm_has_ended, char *why, size_t len)
 {
 	int err, nr = 0;
 
-	if (is_needed(f, id, why, len))
+	if (is_needed(f, id, why, len) || (!vmm_has_ended && is_awaited(f, id, why, len)))
 		return -EBUSY;
 	for (int role = JOURNAL_SOURCE; role <= JOURNAL_DESTINATION; role++) {
 		if (!journal_find(f->journal, id, (enum journal_role)role))

@@ -7,6 +7,6 @@
 
 enum wire_resolved outcome_resolve(struct ferry *f, const uint8_t id[16], const uint8_t journal[16]);
 enum wire_settled outcome_settle(struct ferry *f, const uint8_t id[16], enum wire_outcome o);
-int outcome_forget(struct ferry *f, const uint8_t id[16], char *why, size_t len);
+int outcome_forget(struct ferry *f, const uint8_t id[16], bool vmm_has_ended, char *why, size_t len);
 
 #endif

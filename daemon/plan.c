@@ -47,11 +47,25 @@ static const struct vm *guest_is_here(const struct incoming *in)
 	return NULL;
 }
 
+/*
+ * Within one daemon the two VMMs have one name, and each has to say which side of the migration it is when it registers
+ * again. One of protocol 1 cannot: its source would be refused for ever, paused, since the arrived guest has its name.
+ * Return: the one that cannot, NULL: none
+ */
+static const struct vm *find_vm_without_side(const struct incoming *in, const struct vm *waits)
+{
+	const struct vm *source = incoming_is_of_own_source(in) ? vm_find(&in->f->vms, in->name, false) : NULL;
+
+	if (!source)
+		return NULL;
+	return source->version < 2 ? source : waits->version < 2 ? waits : NULL;
+}
+
 static const char *find_vm(struct incoming *in, const struct wire_plan *p,
 			   const struct wire_region *regions, char *text, size_t len)
 {
 	static const uint8_t none[16];
-	const struct vm *here = guest_is_here(in);
+	const struct vm *here = guest_is_here(in), *old;
 	struct vm *vm = vm_find(&in->f->vms, in->name, true);
 
 	if (here) {
@@ -61,6 +75,13 @@ static const char *find_vm(struct incoming *in, const struct wire_plan *p,
 	}
 	if (!vm) {
 		snprintf(text, len, "no VM named %s waits there; start one with --incoming", in->name);
+		return text;
+	}
+	old = find_vm_without_side(in, vm);
+	if (old) {
+		snprintf(text, len, "source and destination are one daemon, and the VMM with pid %d speaks version 1 of the VMM "
+			 "protocol, which cannot say which of the two it is; update its libvmferry, or move the guest to "
+			 "another daemon", old->pid);
 		return text;
 	}
 	if (vm->is_busy)

@@ -19,7 +19,8 @@
  *   loaded     go, done                    GO was heard: run it
  *   loaded     else                        it has not run: note "never", discard
  *   incoming   begun                       note "never"; empty the RAM
- *   incoming   go                          the guest is lost with its VMM: say so loudly
+ *   incoming   go                          the guest is lost with its VMM: say so loudly; the source may run it on
+ *   incoming   done                        as before, but it has run here: the source must not run it on
  *
  * A VMM that names no migration had none, so no entry is its own: one of the same name may be another VM's. Two kinds
  * are found by their name nevertheless: those of protocol 1, and those that an older daemon moved, whose entries have
@@ -73,8 +74,15 @@ static void clean(struct ferry *f, struct vm *vm)
 		recovery_clean(vm);
 }
 
-static void say_lost(const struct vm *vm)
+/* After "done" the guest has run here: its memory at the source is older than its disks. */
+static void say_lost(const struct vm *vm, enum journal_mark mark)
 {
+	if (mark == JOURNAL_DONE) {
+		error_report("vm %s: the guest ran here, and its VMM was restarted: the guest is lost here; start it anew from "
+			     "its disks; if the source still holds it paused: \"vmferry resolve %s --gone\" there, which "
+			     "gives its old memory up", vm->name, vm->name);
+		return;
+	}
 	error_report("vm %s: GO was heard, but its VMM was restarted: the guest is lost here; if the "
 		     "source still holds it paused: \"vmferry resolve %s --run-here\" there", vm->name, vm->name);
 }
@@ -170,7 +178,7 @@ static void carry_out(struct ferry *f, struct vm *vm, const struct journal_entry
 	if (verdict & CRY)
 		cry(vm, e->role, e->peer);
 	if (verdict & LOST)
-		say_lost(vm);
+		say_lost(vm, e->mark);
 	if (verdict & RESUME)
 		resume(vm, e);
 	if (verdict & RELEASE)
@@ -253,7 +261,7 @@ static void destination_by_name(struct ferry *f, struct vm *vm)
 		return;
 	}
 	if (e && e->mark == JOURNAL_GO)
-		say_lost(vm);
+		say_lost(vm, e->mark);
 	else if (e)
 		journal_note(f->journal, e->id, JOURNAL_DESTINATION, JOURNAL_NEVER);
 	clean(f, vm);

@@ -20,7 +20,8 @@
  * the VMM has acted, and ends both waits.
  *
  * What the operator says of a guest whose VMM is away is kept for AWAIT_S, settle_awaits_vmm(): without the entry that VMM
- * would hold the guest once more. A daemon that restarts does not know that any more.
+ * would hold the guest once more. So long the operator's forget is refused, too, unless it says that the VMM has ended for
+ * good. A daemon that restarts does not know that any more.
  *
  * One connection a peer at a time, MAX_OUT at once: hosts that are gone must not keep others waiting, and one that
  * returns is not flooded.
@@ -40,6 +41,7 @@
 #include "base/error.h"
 #include "connect.h"
 #include "control/journal.h"
+#include "held.h"
 
 #define MAX_OUT 4
 #define FIRST_NS NS_PER_S
@@ -159,17 +161,18 @@ static void look(struct settler *s)
 static bool has_paused_vm(const struct ferry *f, const struct journal_entry *e)
 {
 	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
-		if (vm->run_state == VMFERRY_RUN_PAUSED &&
-		    (vm->last.role ? !memcmp(vm->last.id, e->id, sizeof(e->id)) : !strcmp(vm->name, e->vm)))
+		if (vm->run_state == VMFERRY_RUN_PAUSED && !held_is_anothers(e, vm->name) &&
+		    (!vm->last.role || !memcmp(vm->last.id, e->id, sizeof(e->id))))
 			return true;
 	return false;
 }
 
+/* A VMM may have named the migration before it had an entry: it counts only if it has the name of the entry, too. */
 static bool has_acting_vm(const struct ferry *f, const struct journal_entry *e)
 {
 	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
 		if (vm->run_state != VMFERRY_RUN_PAUSED && vm->last.role == JOURNAL_SOURCE &&
-		    !memcmp(vm->last.id, e->id, sizeof(e->id)))
+		    !held_is_anothers(e, vm->name) && !memcmp(vm->last.id, e->id, sizeof(e->id)))
 			return true;
 	return false;
 }
@@ -396,6 +399,16 @@ void settle_awaits_vmm(struct ferry *f, const uint8_t id[16])
 	if (o)
 		o->is_awaited = true;
 	go_on(s);
+}
+
+/** settle_is_awaiting_vmm() - what the operator said about migration @id is still kept for the VMM of its guest */
+bool settle_is_awaiting_vmm(struct ferry *f, const uint8_t id[16])
+{
+	const struct settler *s = f->settler;
+	const struct journal_entry *e = s ? journal_find(f->journal, id, JOURNAL_SOURCE) : NULL;
+	const struct owed *o = e ? find(s, id) : NULL;
+
+	return o && is_awaited(f, o, e);
 }
 
 /** settle_stop() - nothing is asked any more; what is owed stays in the journal. Nothing to do if it was not started */

@@ -7,6 +7,7 @@
 int settle_start(struct ferry *f);
 void settle_soon(struct ferry *f, const uint8_t id[16]);
 void settle_awaits_vmm(struct ferry *f, const uint8_t id[16]);
+bool settle_is_awaiting_vmm(struct ferry *f, const uint8_t id[16]);
 void settle_stop(struct ferry *f);
 
 #endif

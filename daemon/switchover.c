@@ -258,9 +258,12 @@ static void on_resumed(void *arg, int status, const void *body, uint32_t len)
 	struct migration *m = arg;
 	struct vmferry_msg_resumed r = { 0 };
 
-	/* A VMM that refuses since its guest is not stopped. */
+	/*
+	 * It says that its guest is not stopped, as after a PAUSE that it refused. That is no proof: it registers again,
+	 * says where it stands, and recovery.c closes the entry, or asks once more.
+	 */
 	if (status == -EINVAL && migration_vmm(m)->run_state == VMFERRY_RUN_RUNNING) {
-		m->may_be_stopped = false;
+		vm_disbelieve(migration_vmm(m));
 		migration_step(m, EV_VMM_LOST);
 		return;
 	}
@@ -334,15 +337,17 @@ void switchover_on_peer_answered(void *arg, enum wire_resolved answer)
 void switchover_hold(struct migration *m)
 {
 	struct journal_entry e;
+	char advice[512];
 
 	describe(m, &e);
 	migration_set_status(m, MIGRATION_HELD);
 	error_report("vm %s: %s after GO was sent: the guest is held paused here, for it may run at %s; "
-		     "asking there until it answers; if you know better: \"vmferry resolve %s --gone\" or "
-		     "\"--run-here\"", m->name, m->error, m->connector.peer, m->name);
+		     "asking there until it answers; if you know better, say %s", m->name, m->error, m->connector.peer,
+		     held_advice(m->name, advice, sizeof(advice)));
 	peer_close(m->peer);
 	m->peer = NULL;
 	asker_start(&m->asker, &e);
+	closing_let_ram_go(m);
 }
 
 void switchover_release(struct migration *m)

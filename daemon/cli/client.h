@@ -20,6 +20,10 @@ int watch_migration(struct client *c, const char *vm, int as_json);
 int write_report(json_t *account, const char *path);
 void print_blackouts(json_t *answer);
 int print_journal(struct client *c, int as_json, json_t **error);
+json_t *held_ask(struct client *c);
+void held_add_to_list(json_t *vms, const json_t *held);
+void held_print(const json_t *held);
+void held_print_away(const json_t *held, int as_json);
 int watch_stalls(int pid, double min_ms, double seconds, int as_json);
 
 #endif

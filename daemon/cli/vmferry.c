@@ -18,6 +18,7 @@ struct cli {
 	int as_json, detach;
 	json_t *params;
 	int run_here, gone; /* resolve */
+	int vmm_ended; /* forget */
 	const char *html; /* report: where to */
 	json_int_t last; /* blackouts: that many; -1: as many as the daemon likes */
 	int pid; /* watch: whose guest */
@@ -30,7 +31,8 @@ static const char usage[] =
 	"\n"
 	"usage: vmferry [--socket PATH] VERB ...\n"
 	"\n"
-	"  list                     the VMs known here\n"
+	"  list                     the VMs known here; also guests that are held while their VMM is away, and\n"
+	"                           what to type\n"
 	"  migrate VM ADDRESS       move VM to the vmferryd at tcp:HOST:PORT or unix:PATH\n"
 	"  status [VM]              the running or last migration of VM, or of all; without VM also how long\n"
 	"                           the daemon's loop was ever kept from the next guest, and why\n"
@@ -42,7 +44,8 @@ static const char usage[] =
 	"                           (it surely never ran there, and never will); ID: of its migration\n"
 	"  journal                  migrations whose outcome is not known, or not acknowledged by the other\n"
 	"                           host yet\n"
-	"  forget ID                drop one of them: the other host is gone for good\n"
+	"  forget ID                drop one of them: the other host is gone for good; --vmm-ended: so is\n"
+	"                           the VMM here that it is kept for\n"
 	"  blackouts [VM]           how long guests stood still, as a histogram and part by part;\n"
 	"                           --last N (100)\n"
 	"  report VM --html FILE    the running or last migration as a page: rounds, blackout,\n"
@@ -90,28 +93,40 @@ static int refused(json_t *error)
 	return code;
 }
 
+static void print_vm(const json_t *v)
+{
+	const char *name = json_string_value(json_object_get(v, "name")), *state = json_string_value(json_object_get(v, "status")),
+		   *migration = json_string_value(json_object_get(v, "migration"));
+
+	if (!json_object_get(v, "pid")) { /* its VMM is away */
+		printf("%-24s %-12s %6s %10s %8s  %s\n", name, state, "-", "-", "-", migration);
+		return;
+	}
+	printf("%-24s %-12s %6lld %6lld MiB %8lld  %s\n", name, state,
+	       (long long)json_integer_value(json_object_get(v, "vcpus")),
+	       (long long)json_integer_value(json_object_get(v, "ram")) >> 20,
+	       (long long)json_integer_value(json_object_get(v, "pid")), migration);
+}
+
 static int do_list(struct client *c, struct cli *o, char **args)
 {
-	json_t *error, *list = client_ask(c, "query-vms", NULL, &error), *v;
+	json_t *error, *list = client_ask(c, "query-vms", NULL, &error), *held = list ? held_ask(c) : NULL, *v;
 	size_t i;
 
 	(void)args;
 	if (!list)
 		return refused(error);
+	held_add_to_list(list, held);
 	if (o->as_json) {
 		json_dumpf(list, stdout, JSON_COMPACT | JSON_PRESERVE_ORDER);
 		putchar('\n');
 	} else {
 		printf("%-24s %-12s %6s %10s %8s  %s\n", "NAME", "STATE", "VCPUS", "RAM", "PID", "MIGRATION");
 		json_array_foreach (list, i, v)
-			printf("%-24s %-12s %6lld %6lld MiB %8lld  %s\n",
-			       json_string_value(json_object_get(v, "name")),
-			       json_string_value(json_object_get(v, "status")),
-			       (long long)json_integer_value(json_object_get(v, "vcpus")),
-			       (long long)json_integer_value(json_object_get(v, "ram")) >> 20,
-			       (long long)json_integer_value(json_object_get(v, "pid")),
-			       json_string_value(json_object_get(v, "migration")));
+			print_vm(v);
+		held_print(held);
 	}
+	json_decref(held);
 	json_decref(list);
 	return EXIT_OK;
 }
@@ -225,7 +240,7 @@ static void print_journal_error(struct client *c)
 
 static int do_status(struct client *c, struct cli *o, char **args)
 {
-	json_t *error, *list, *v;
+	json_t *error, *list, *v, *held;
 	int code = EXIT_OK;
 	size_t i;
 
@@ -238,6 +253,9 @@ static int do_status(struct client *c, struct cli *o, char **args)
 		if (!code)
 			code = print_status(c, json_string_value(json_object_get(v, "name")), o->as_json);
 	json_decref(list);
+	held = code ? NULL : held_ask(c);
+	held_print_away(held, o->as_json);
+	json_decref(held);
 	if (!code && !o->as_json) {
 		print_loop(c);
 		print_journal_error(c);
@@ -286,8 +304,11 @@ static int do_journal(struct client *c, struct cli *o, char **args)
 
 static int do_forget(struct client *c, struct cli *o, char **args)
 {
-	(void)o;
-	return do_simple(c, "journal-forget", json_pack("{s:s}", "id", args[0]));
+	json_t *ask = json_pack("{s:s}", "id", args[0]);
+
+	if (o->vmm_ended) /* a daemon that does not know it is not asked in vain */
+		json_object_set_new(ask, "vmm-ended", json_true());
+	return do_simple(c, "journal-forget", ask);
 }
 
 static int do_events(struct client *c, struct cli *o, char **args)
@@ -384,7 +405,7 @@ static const struct verb {
 	{ "blackouts", 0, 1, "one argument at most, VM", "jL", do_blackouts, 0 },
 	{ "report", 1, 1, "one argument, VM", "H", do_report, 0 },
 	{ "journal", 0, 0, "no argument", "j", do_journal, 0 },
-	{ "forget", 1, 1, "one argument, ID", "", do_forget, 0 },
+	{ "forget", 1, 1, "one argument, ID", "E", do_forget, 0 },
 };
 
 static const struct option longs[] = {
@@ -397,7 +418,7 @@ static const struct option longs[] = {
 	{ "last", 1, NULL, 'L' },	 { "switchover-ratio", 1, NULL, 'R' },
 	{ "downtime-initial", 1, NULL, 'I' }, { "downtime-steps", 1, NULL, 'T' },
 	{ "progress-timeout", 1, NULL, 'P' }, { "timeout-action", 1, NULL, 'A' }, { "max-tries", 1, NULL, 'M' },
-	{ "min", 1, NULL, 'm' },	 { "seconds", 1, NULL, 'e' },	  { NULL, 0, NULL, 0 },
+	{ "vmm-ended", 0, NULL, 'E' },	 { "min", 1, NULL, 'm' },	 { "seconds", 1, NULL, 'e' },	  { NULL, 0, NULL, 0 },
 };
 
 static const char *name_of(int option)
@@ -472,6 +493,7 @@ static int take_option(struct cli *o, int c)
 	case 'd': o->detach = 1; return 0;
 	case 'r': o->run_here = 1; return 0;
 	case 'g': o->gone = 1; return 0;
+	case 'E': o->vmm_ended = 1; return 0;
 	case 'p': return set_pid(o, c, optarg);
 	case 'm': return set_double(c, optarg, &o->min_ms);
 	case 'e': return set_double(c, optarg, &o->seconds);

@@ -18,9 +18,11 @@
 #include "api_journal.h"
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "held.h"
 #include "peer/address.h"
 #include "report.h"
+#include "report_held.h"
 
 struct api {
 	struct ferry *f;
@@ -311,6 +313,14 @@ static char *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_t 
 	return text;
 }
 
+static json_t *cmd_query_held(struct api *a, json_t *args, char *why, size_t len)
+{
+	(void)args;
+	(void)why;
+	(void)len;
+	return report_all_held(a->f);
+}
+
 static json_t *cmd_query_journal(struct api *a, json_t *args, char *why, size_t len)
 {
 	return api_query_journal(a->f, args, why, len);
@@ -355,6 +365,7 @@ static const struct command commands[] = {
 	{ "query-vms", .run = cmd_query_vms },
 	{ "query-blackouts", .write = cmd_query_blackouts },
 	{ "query-loop", .run = cmd_query_loop },
+	{ "query-held", .run = cmd_query_held },
 	{ "query-journal", .run = cmd_query_journal },
 	{ "journal-forget", .run = cmd_journal_forget },
 	{ "query-version", .run = cmd_query_version },
@@ -401,13 +412,14 @@ static void answer_text(struct api_client *c, json_t *id, const char *text)
 
 static void run_command(struct api *a, struct api_client *c, json_t *id, const char *name, json_t *args)
 {
-	char why[512] = "it failed";
+	char why[512] = "it failed"; /* what repeats an argument may be cut within a character: JSON takes none */
 	size_t i;
 
 	for (i = 0; i < NR_COMMANDS && strcmp(commands[i].name, name); i++)
 		;
 	if (i == NR_COMMANDS) {
 		snprintf(why, sizeof(why), "The command %.64s has not been found", name);
+		text_make_printable(why, strlen(why));
 		answer(c, id, NULL, "CommandNotFound", why);
 	} else if (commands[i].write) {
 		char *text = commands[i].write(a, args, why, sizeof(why));
@@ -418,7 +430,10 @@ static void run_command(struct api *a, struct api_client *c, json_t *id, const c
 			answer(c, id, NULL, "GenericError", why);
 		free(text);
 	} else {
-		answer(c, id, commands[i].run(a, args, why, sizeof(why)), "GenericError", why);
+		json_t *result = commands[i].run(a, args, why, sizeof(why));
+
+		text_make_printable(why, strlen(why));
+		answer(c, id, result, "GenericError", why);
 	}
 }
 

@@ -108,12 +108,21 @@ json_t *api_query_journal(struct ferry *f, json_t *args, char *why, size_t len)
 			 (int)journal_nr_kept(f->journal), "most", JOURNAL_KEPT_MOST, "error", error);
 }
 
-/** api_journal_forget() - drop the entries of migration "id": the other side will never acknowledge its outcome */
+/**
+ * api_journal_forget() - drop the entries of migration "id": the other side will never acknowledge its outcome
+ *
+ * "vmm-ended" says that its VMM, which is away, does not come back either.
+ */
 json_t *api_journal_forget(struct ferry *f, json_t *args, char *why, size_t len)
 {
+	json_t *ended = json_object_get(args, "vmm-ended");
 	uint8_t id[16];
 
 	if (!take_id(json_object_get(args, "id"), "id", id, why, len))
 		return NULL;
-	return outcome_forget(f, id, why, len) ? NULL : json_object();
+	if (ended && !json_is_boolean(ended)) {
+		snprintf(why, len, "argument 'vmm-ended' must be true or false");
+		return NULL;
+	}
+	return outcome_forget(f, id, json_is_true(ended), why, len) ? NULL : json_object();
 }

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+
 #include "base/text.h"
-#include "held.h"
 
 static json_int_t ms(uint64_t ns)
 {
@@ -160,25 +160,6 @@ json_t *report_migration(struct migration *m)
 	if (migration_error(m)[0])
 		json_object_set_new(j, "error-desc", json_string(migration_error(m)));
 	return j;
-}
-
-/** report_held() - what query-migrate returns of a guest that no live migration has, NULL: it is not held */
-json_t *report_held(struct ferry *f, const char *vm)
-{
-	const struct held *h = held_find(f, vm);
-	const struct journal_entry *e;
-	char text[512];
-
-	if (h)
-		return json_pack("{s:s, s:s, s:s, s:s}", "vm", vm, "uri", held_peer(h), "status",
-				 migration_status_name(MIGRATION_HELD), "error-desc", held_words(h, text, sizeof(text)));
-	e = vm_find(&f->vms, vm, false) ? NULL : held_missing(f, vm);
-	if (!e)
-		return NULL;
-	snprintf(text, sizeof(text), "GO may have been sent to %s, and its VMM is not connected: if it lives it holds the guest "
-		 "paused", e->peer);
-	return json_pack("{s:s, s:s, s:s, s:s}", "vm", vm, "uri", e->peer, "status",
-			 migration_status_name(MIGRATION_HELD), "error-desc", text);
 }
 
 /** report_journal() - @account, and why the journal cannot be written, if so */

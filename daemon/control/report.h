@@ -9,7 +9,6 @@
 #include "migration.h"
 
 json_t *report_migration(struct migration *m);
-json_t *report_held(struct ferry *f, const char *vm);
 json_t *report_journal(json_t *account, const struct journal *j);
 json_t *report_params(const struct migration_params *p);
 json_t *report_loop(const struct loop_times *t, uint64_t now_ns);

@@ -53,18 +53,29 @@ struct vm *vm_get(struct vm *vm)
 }
 
 /* Unmapping a guest's RAM, and closing the last file of it, takes 40 ms a GiB. */
-static void tear_down(struct work *w)
+/**
+ * vm_let_ram_go() - the RAM of a VM whose connection is gone stays not allocated by us, though references are left
+ *
+ * Its shared area stays. Context: may block; nobody else uses the RAM, now or later.
+ */
+void vm_let_ram_go(struct vm *vm)
 {
-	struct vm *vm = w->owner;
-
-	fault_point_of("vm-teardown", vm->name);
 	warm_stop(vm->warm);
-	dirty_close(vm->dirty);
+	vm->warm = NULL;
 	for (unsigned int i = 0; i < vm->nr_regions; i++) {
 		region_unmap(&vm->regions[i]);
 		cleanup_close_fd(&vm->regions[i].fd);
 	}
 	cleanup_close_fd(&vm->kvm_fd);
+}
+
+static void tear_down(struct work *w)
+{
+	struct vm *vm = w->owner;
+
+	fault_point_of("vm-teardown", vm->name);
+	vm_let_ram_go(vm);
+	dirty_close(vm->dirty);
 	cleanup_close_fd(&vm->area_fd);
 	free(vm->regions);
 	free(vm->sizes);

@@ -133,6 +133,7 @@ struct vm_list {
 struct vm *vm_find(struct vm_list *l, const char *name, bool incoming);
 struct vm *vm_get(struct vm *vm);
 void vm_put(struct vm *vm);
+void vm_let_ram_go(struct vm *vm);
 bool vm_is_incoming(const struct vm *vm);
 uint64_t vm_ram_size(const struct vm *vm);
 const char *vm_state_name(const struct vm *vm);

@@ -199,7 +199,7 @@ static unsigned int common_version(const struct vmferry_msg_hello *h)
 	return newest >= h->version && newest >= VMFERRY_VMM_OLDEST ? newest : 0;
 }
 
-/* 0, or -1 after the connection was closed */
+/* 0, or negative after the connection was closed */
 static int take_hello(struct vm_socket *s, const struct vmferry_msg *m, const void *body)
 {
 	struct vmferry_msg_hello h;
@@ -217,7 +217,10 @@ static int take_hello(struct vm_socket *s, const struct vmferry_msg *m, const vo
 		return -1;
 	}
 	mine.version = s->version;
-	return reply(s, m->type, m->seq, 0, &mine, sizeof(mine));
+	if (!reply(s, m->type, m->seq, 0, &mine, sizeof(mine)))
+		return 0;
+	disconnect(s);
+	return -1;
 }
 
 static int peer_pid(int sock)

@@ -10,8 +10,12 @@ Seen to fail: on the code before it all of these but the two that are named belo
 live migrations only, recovery went by name and asked once, and a channel that broke behind GO was a loss of the peer. With
 stop() that knows no RUNNING in the grace after it "go" stays open, and the guest paused; with a journal that is keyed by the
 id alone a migration within one daemon ends without a guest; with one VM a name its source is not let in to be told; with GO sent though it could not be noted the guest moves;
-with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left."""
-import os, signal, struct, subprocess, sys, threading
+with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left; without the
+wait for a VMM that is away, forget drops what the operator decided for it; with "go" dropped once the source has given the guest
+up, the guest that is loaded is thrown away; without closing_let_ram_go() its RAM stays mapped until the
+operator decides; with the word of a VMM that its guest was not stopped taken for true, it stays
+stopped."""
+import json, os, signal, struct, subprocess, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import HELLO, NAMES, Cutter, recv_all
 from ferry import OUT, Failed, Scene, ended, expect, main, stop, wait_for
@@ -464,7 +468,137 @@ def a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go():
         wait_for('its VMM to let it go', lambda: x.src.state == RELEASED)
 
 
-main([a_held_guest_is_shown_and_resolved_after_a_restart,
+def what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way():
+    """forget names that VMM and is refused; the VMM comes back and is told; one that has ended for good is said to have"""
+    for comes_back in (True, False):
+        with Guest() as x:
+            x.lose_everything()
+            x.wait_held()
+            x.src.leave()
+            wait_for('its loss to be seen', lambda: not x.a.vms())
+            x.a.ask('resolve', vm='web1', **{'run-here': True})
+            ident = x.a.ask('query-journal')['entries'][0]['id']
+            got = vmferry(x.a, 'forget', ident)
+            expect(got.returncode == 4 and 'VMM of vm web1, which is away' in got.stderr, str(got))
+            if comes_back:
+                x.src.come_back()
+                x.runs_here()
+            else:
+                expect(vmferry(x.a, 'forget', ident, '--vmm-ended').returncode == 0, 'it stays for ever')
+                expect(not x.a.ask('query-journal')['entries'], 'it is still there')
+
+
+def a_loaded_guest_that_its_source_has_given_up_is_run_however_late_its_vmm_is_back():
+    """GO was heard, and its VMM is away for longer than anybody waits; the operator of the source says --gone"""
+    with Guest(None) as x:
+        h = x.dst.hold('run')
+        x.begin()
+        wait_for('RUN to be asked', h.is_asked.is_set)
+        x.dst.lies['run'] = 'lose'
+        x.dst.leave()
+        h.go()
+        wait_for('its loss to be seen', lambda: not x.b.vms())
+        x.wait_held()
+        x.a.ask('resolve', vm='web1', **{'run-here': False})
+        x.has_left()
+        ident = x.b.ask('query-journal')['entries'][0]['id']
+        wait_for('the source to tell', lambda: 'its source has given the guest up' in x.b.text(), 180)
+        got = vmferry(x.b, 'forget', ident)
+        expect(got.returncode == 4 and '--vmm-ended' in got.stderr, str(got))
+        x.dst.come_back()
+        wait_for('the guest to run there', x.dst.runs)
+        wait_for('it to be noted', lambda: [e['mark'] for e in x.b.ask('query-journal')['entries']] == ['done'])
+
+
+class Denier(StandinVmm):
+    """says that its guest was not stopped, and that there is nothing to resume"""
+
+    def lie_deny(self, kind, seq, body):
+        self.answer(kind, seq, -22)
+
+
+def a_vmm_that_says_that_its_guest_was_not_stopped_is_asked_where_it_stands():
+    """it stops, says that it did not, and that it need not resume"""
+    with Scene() as s:
+        a, b = s.daemon('a'), s.daemon('b')
+        src, dst = Denier(a.vmm), StandinVmm(b.vmm, incoming=True)
+        try:
+            wait_for('both to register', lambda: 'web1' in a.vms() and 'web1-in' in b.vms())
+            src.lies.update(pause='refuse_after', resume='deny')
+            a.ask('migrate', vm='web1', uri=b.listen, **NO_LIMIT)
+            got = wait_for('its end', lambda: ended(a))
+            expect(got['status'] == 'failed', str(got))
+            wait_for('the guest to run on', src.runs)
+            wait_for('it to be noted', lambda: not any(e['mark'] == 'begun' for e in a.ask('query-journal')['entries']))
+        finally:
+            src.stop()
+            dst.stop()
+
+
+def a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type():
+    """by list and status, of this run of the daemon and of an earlier one; the log says what each word does"""
+    for is_live in (True, False):
+        with Guest() as x:
+            if is_live:
+                x.begin()
+                x.wait_held()
+            else:
+                x.lose_everything()
+                x.wait_held()
+            ident = x.a.ask('query-journal')['entries'][0]['id']
+            here = vmferry(x.a, 'list').stdout
+            expect('away' not in here and ident in here and 'resolve web1 --gone' in here, here)
+            x.src.leave()
+            wait_for('its loss to be seen', lambda: not x.a.vms())
+            said = vmferry(x.a, 'list').stdout
+            row = next((line.split() for line in said.splitlines() if line.startswith('web1 ')), None)
+            expect(row == ['web1', 'away', '-', '-', '-', 'held'], said)
+            for word in (ident, 'its VMM is away', 'as the source', f'since {time.strftime("%Y-")}', '"vmferry resolve web1 --gone"',
+                         'its memory here is given up', '--run-here', 'it goes on here'):
+                expect(word in said, f'{word} is missing: {said}')
+            got = json.loads(vmferry(x.a, 'list', '--json').stdout)
+            expect([(v['name'], v['status'], v['migration'], v['id']) for v in got] == [('web1', 'away', 'held', ident)], str(got))
+            for args in ([], ['--json']):
+                got, _ = json.JSONDecoder().raw_decode(vmferry(x.a, 'status', *args).stdout)
+                expect((got['vm'], got['status'], got['id'], got['role'], got['connected']) ==
+                       ('web1', 'held', ident, 'source', False) and got['since'] > 0 and '--gone' in got['resolve'], str(got))
+            expect('its memory here is given up' in x.a.text() and 'it goes on here' in x.a.text(), x.a.text())
+            x.src.come_back()
+            wait_for('it to be back', x.a.vms)
+            said = vmferry(x.a, 'list').stdout
+            expect('away' not in said and ident in said, said)
+            x.a.ask('resolve', vm='web1', **{'run-here': True})
+            x.runs_here()
+            expect(ident not in vmferry(x.a, 'list').stdout and not x.a.ask('query-held')['held'], 'it is still shown as held')
+
+
+def the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once():
+    """it is held by a live migration; its VMM dies before GO's answer is lost, or after; then the operator decides"""
+    for dies_first in (False, True):
+        with Guest() as x:
+            def maps():
+                with open(f'/proc/{x.a.proc.pid}/maps') as f:
+                    return 'memfd:ram' in f.read()
+
+            def lose_source_too():
+                x.b.kill()
+                x.src.die()
+            if dies_first:
+                x.cutter.call = lose_source_too
+            x.begin()
+            x.wait_held()
+            if not dies_first:
+                expect(maps(), 'its RAM is not mapped; the test looks for nothing')
+                x.src.die()
+            wait_for('its RAM to be let go', lambda: not maps())
+            expect(x.status()['status'] == 'held', str(x.status()))
+            x.a.ask('resolve', vm='web1', **{'run-here': False})
+            got = wait_for('its end', lambda: (s := x.status())['status'] == 'completed' and s)
+            expect(got['ram']['transferred'] > 1 << 19, f'the account is lost: {got}')
+
+
+main([the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once,
+      a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type, a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,
       the_peer_of_a_held_guest_is_asked_after_a_restart, a_peer_that_does_not_know_is_believed_to_know_nothing,
@@ -475,4 +609,7 @@ main([a_held_guest_is_shown_and_resolved_after_a_restart,
       a_guest_that_has_arrived_is_started_though_another_of_its_name_registers_first,
       a_go_that_cannot_be_noted_is_not_sent,
       a_channel_that_breaks_behind_go_is_no_loss_of_the_peer,
-      a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go])
+      a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go,
+      what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way,
+      a_loaded_guest_that_its_source_has_given_up_is_run_however_late_its_vmm_is_back,
+      a_vmm_that_says_that_its_guest_was_not_stopped_is_asked_where_it_stands])

@@ -5,11 +5,13 @@ that guest, and take the daemon's connections from nobody.
 
 Seen to fail: with NEVER noted by every incoming that is given up, a stranger's hello turns the "begun" of a host that lost
 power into NEVER, and two guests run; with an entry taken for a VM's own by its id alone, the VMM of another guest, which says
-that it runs, closes the entry of one that is held, and two guests run."""
-import os, sys, time
+that it runs, closes the entry of one that is held, and two guests run; with a VMM believed that names a migration of which no
+entry is left, the source gives up the only guest there is; with take_hello() that leaves a hello which it could not answer,
+that is read twice and called a bad one; with words cut within a character the answer is "out of memory"."""
+import os, signal, socket, struct, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
-from ferry import Scene, expect, main, wait_for
+from ferry import Failed, Scene, expect, main, stop, wait_for
 from proxies import Etc
 from standin_peer import CONTROL, UNKNOWN, StandinSource, greet, resolve, shut
 from standin_vmm import DESTINATION, INCOMING, LOADED, PAUSED, RELEASED, RUNNING, SOURCE, StandinVmm
@@ -129,4 +131,57 @@ def a_vmm_that_names_anothers_migration_decides_nothing():
         expect(x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
 
 
-main([a_vmm_that_names_anothers_migration_decides_nothing, who_comes_by_an_id_once_more_makes_no_promise])
+def a_vmm_that_names_a_migration_of_which_no_entry_is_left_is_not_believed():
+    """the guest and its entry are lost at b; another VMM there says that it came by that migration"""
+    with Held() as x:
+        x.b.ask('journal-forget', id=x.id.hex())
+        x.dst.die()
+        wait_for('its loss', lambda: not x.b.vms())
+        for name in ('evil', 'web1'):
+            liar = x.vmm(x.b, name, fields={'last': (x.id, DESTINATION)})
+            wait_for('it to be known', lambda: name in x.b.vms())
+            expect(resolve(x.b.listen, x.id) == UNKNOWN, f'{name} is believed')
+            expect(f'vm {name}: its VMM' in x.b.text(), 'nobody is told')
+            if name == 'evil':
+                liar.die()
+                wait_for('its loss', lambda: not x.b.vms())
+        x.cutter.stop()
+        x.cutter = Cutter(x.path, x.b.listen)
+        got = wait_for('the source to ask', lambda: 'does not know' in x.a.text(), 60)
+        expect(got and x.src.state == PAUSED and 'release' not in x.src.asked, f'none runs: {x.src.asked}')
+        x.a.ask('resolve', vm='web1', **{'run-here': True})
+        wait_for('the guest to run here', x.src.runs)
+
+
+def a_vmm_that_hangs_up_behind_its_hello_has_said_nothing_wrong():
+    """its hello cannot be answered any more"""
+    with Scene() as s:
+        a = s.daemon('a')
+        stop(a.proc)
+        with socket.socket(socket.AF_UNIX) as vmm:
+            vmm.connect(a.vmm)
+            vmm.sendall(struct.pack('<IIIiIIQ', 1, 16, 0, 0, 0x4d4d5646, 1, 2 << 48))
+        a.proc.send_signal(signal.SIGCONT)
+        v = StandinVmm(a.vmm)
+        try:
+            wait_for('the next one to register', v.is_registered.is_set)
+            expect('bad hello' not in a.text(), a.text())
+        finally:
+            v.stop()
+
+
+def words_of_a_refusal_are_cut_between_characters():
+    """what repeats an argument is as long as there is room, and JSON"""
+    with Scene() as s:
+        a = s.daemon('a')
+        for odd in ('', 'x'):
+            for command, args in (('resolve', {'vm': odd + 400 * '\u00e9', 'run-here': True}), (odd + 60 * '\u20ac', {})):
+                try:
+                    a.ask(command, **args)
+                    raise AssertionError('it is taken')
+                except Failed as e:
+                    expect('\u00e9\u00e9' in str(e) or '\u20ac\u20ac' in str(e), f'{command}: {e}')
+
+
+main([a_vmm_that_hangs_up_behind_its_hello_has_said_nothing_wrong, words_of_a_refusal_are_cut_between_characters,
+      a_vmm_that_names_a_migration_of_which_no_entry_is_left_is_not_believed, a_vmm_that_names_anothers_migration_decides_nothing, who_comes_by_an_id_once_more_makes_no_promise])

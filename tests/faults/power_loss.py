@@ -194,9 +194,10 @@ def both_sides_say_that_they_contradict():
         got = forget(x.b, x.id.hex())
         expect(got.returncode == 4 and 'no migration of this id' in got.stderr, got.stderr)
         expect(forget(x.b, 'web1').returncode == 4, 'a name is no id')
-        expect(resolve(x.b, x.id) == 1, 'its VMM runs the guest, and names the migration')
+        expect(resolve(x.b, x.id) == 4, 'its VMM names the migration, and that alone is believed')
         x.dst.leave()
-        wait_for('what was forgotten to be no proof', lambda: resolve(x.b, x.id) == 4)
+        wait_for('its loss to be seen', lambda: not x.b.vms())
+        expect(resolve(x.b, x.id) == 4, 'what was forgotten is taken for proof')
 
 
 def an_outcome_waits_for_a_peer_that_is_away():

@@ -149,9 +149,9 @@ end_idle:
 	:: asked == THERE ->							/* outcome_settle() */
 		asked = 0;
 		if
-		:: incoming != 0 || jd == J_GO && vmm_d == UP -> answer!R_LATER
+		:: incoming != 0 || jd == J_GO -> answer!R_LATER
 		:: incoming == 0 && jd == J_NONE -> answer!SETTLED
-		:: incoming == 0 && (jd == J_DONE || jd == J_GO && vmm_d != UP || jd == J_BEGUN && !proof_d) ->
+		:: incoming == 0 && (jd == J_DONE || jd == J_BEGUN && !proof_d) ->
 			DROP_UNPROVEN; answer!SETTLED
 		:: incoming == 0 && (jd == J_NEVER || jd == J_BEGUN && proof_d) -> answer!CONTRADICTS
 		fi

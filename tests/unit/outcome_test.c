@@ -29,7 +29,7 @@ enum done { NOTHING, NOTED_NEVER, SETTLED_PLAINLY, DROPPED_WITH_ID };
 static struct ferry f;
 static const uint8_t id[16] = { 1, 2, 3 }, other_id[16] = { 9 };
 static struct journal_entry entry;
-static bool has_entry, entry_is_proof, is_live, was_given_up, marks_are_full;
+static bool is_awaited, has_entry, entry_is_proof, is_live, was_given_up, marks_are_full;
 static uint8_t own_id[16];
 static enum done done;
 static unsigned int nr_cried;
@@ -118,6 +118,12 @@ bool migration_is_live(struct ferry *of, const uint8_t wanted[16])
 	return false;
 }
 
+bool settle_is_awaiting_vmm(struct ferry *of, const uint8_t wanted[16])
+{
+	(void)of;
+	return is_awaited && !memcmp(wanted, id, 16);
+}
+
 const char *vm_state_name(const struct vm *vm)
 {
 	(void)vm;
@@ -147,7 +153,7 @@ static void begin(int mark, bool is_proof)
 	memcpy(entry.id, id, 16);
 	has_entry = mark != NONE;
 	entry_is_proof = is_proof;
-	is_live = was_given_up = marks_are_full = false;
+	is_awaited = is_live = was_given_up = marks_are_full = false;
 	memset(own_id, 7, 16);
 	done = NOTHING;
 	nr_cried = 0;
@@ -209,8 +215,11 @@ static void never_is_answered_only_from_what_proves_it(void **state)
 	}
 }
 
-/* Its entry was lost, or acknowledged and dropped. Seen to fail: with absence asked first it is NEVER. */
-static void a_vm_that_came_by_it_is_proof_without_an_entry(void **state)
+/*
+ * Its entry was lost, or its VMM lies: the source holds. Seen to fail: with absence asked first it is NEVER, and two run;
+ * with the VMM believed it is RUNNING, and the source gives up the only guest there is.
+ */
+static void a_vmm_s_claim_without_an_entry_proves_nothing(void **state)
 {
 	(void)state;
 	for (uint32_t s = VMFERRY_RUN_RUNNING; s <= VMFERRY_RUN_LOADED; s++) {
@@ -218,7 +227,8 @@ static void a_vm_that_came_by_it_is_proof_without_an_entry(void **state)
 
 		begin(NONE, false);
 		add_vm(2, id, s);
-		assert_int_equal(outcome_resolve(&f, id, own_id), has_run ? WIRE_RESOLVED_RUNNING : WIRE_RESOLVED_NEVER);
+		assert_int_equal(outcome_resolve(&f, id, own_id), has_run ? WIRE_RESOLVED_UNKNOWN : WIRE_RESOLVED_NEVER);
+		assert_int_equal(nr_cried, has_run);
 		add_vm(2, other_id, s);
 		assert_int_equal(outcome_resolve(&f, id, own_id), WIRE_RESOLVED_NEVER);
 	}
@@ -288,7 +298,7 @@ static void an_outcome_is_settled_only_if_both_agree(void **state)
 		{ JOURNAL_BEGUN, 0, WIRE_OUTCOME_HERE, WIRE_SETTLED, DROPPED_WITH_ID },
 		{ JOURNAL_BEGUN, 1, WIRE_OUTCOME_THERE, WIRE_SETTLED_CONTRADICTS, NOTHING },
 		{ JOURNAL_BEGUN, 1, WIRE_OUTCOME_HERE, WIRE_SETTLED, SETTLED_PLAINLY },
-		{ JOURNAL_GO, 0, WIRE_OUTCOME_THERE, WIRE_SETTLED, DROPPED_WITH_ID },
+		{ JOURNAL_GO, 0, WIRE_OUTCOME_THERE, WIRE_SETTLED_LATER, NOTHING }, /* its VMM may come back with the guest loaded */
 		{ JOURNAL_GO, 0, WIRE_OUTCOME_HERE, WIRE_SETTLED, DROPPED_WITH_ID },
 		{ JOURNAL_DONE, 0, WIRE_OUTCOME_THERE, WIRE_SETTLED, DROPPED_WITH_ID },
 		{ JOURNAL_DONE, 0, WIRE_OUTCOME_HERE, WIRE_SETTLED_CONTRADICTS, NOTHING },
@@ -302,7 +312,7 @@ static void an_outcome_is_settled_only_if_both_agree(void **state)
 		print_message("row %u\n", i);
 		assert_int_equal(outcome_settle(&f, id, rows[i].outcome), rows[i].answer);
 		assert_int_equal(done, rows[i].done);
-		assert_int_equal(nr_cried, rows[i].answer == WIRE_SETTLED_CONTRADICTS);
+		assert_int_equal(nr_cried, rows[i].answer == WIRE_SETTLED_CONTRADICTS || rows[i].answer == WIRE_SETTLED_LATER);
 		/* What is alive here is not settled, nor what cannot be written. */
 		begin(rows[i].mark, rows[i].is_proof);
 		is_live = true;
@@ -324,50 +334,83 @@ static void the_operator_forgets_what_nobody_needs(void **state)
 
 	(void)state;
 	begin(JOURNAL_DONE, false);
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), 0);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), 0);
 	assert_int_equal(done, DROPPED_WITH_ID);
 	assert_string_equal(why, "");
 
 	begin(JOURNAL_DONE, false);
-	assert_int_equal(outcome_forget(&f, other_id, why, sizeof(why)), -ENOENT);
+	assert_int_equal(outcome_forget(&f, other_id, false, why, sizeof(why)), -ENOENT);
 	assert_non_null(strstr(why, "no migration of this id"));
 
 	begin(JOURNAL_GO, false);
 	is_live = true;
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -EBUSY);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
 	assert_int_equal(done, NOTHING);
 
 	begin(JOURNAL_GO, false);
 	add_vm(2, id, VMFERRY_RUN_PAUSED);
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -EBUSY);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
 	assert_non_null(strstr(why, "web1"));
 	assert_int_equal(done, NOTHING);
 
 	begin(JOURNAL_GO, false);
 	entry.role = JOURNAL_SOURCE;
 	add_vm(1, NULL, VMFERRY_RUN_PAUSED);
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -EBUSY);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
 	assert_int_equal(done, NOTHING);
 
 	begin(JOURNAL_GO, false);
 	entry.role = JOURNAL_SOURCE;
 	add_vm(1, NULL, VMFERRY_RUN_RUNNING);
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), 0);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), 0);
 
 	begin(JOURNAL_DONE, false);
 	marks_are_full = true;
-	assert_int_equal(outcome_forget(&f, id, why, sizeof(why)), -ENOSPC);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -ENOSPC);
+}
+
+/* Seen to fail: with the entry dropped its VMM empties the RAM of a guest that its source has given up. */
+static void a_go_is_not_forgotten_while_its_vmm_may_come_back(void **state)
+{
+	char why[300] = "";
+
+	(void)state;
+	begin(JOURNAL_GO, false);
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
+	assert_int_equal(done, NOTHING);
+	assert_non_null(strstr(why, "--vmm-ended"));
+	assert_int_equal(outcome_forget(&f, id, true, why, sizeof(why)), 0);
+	assert_int_equal(done, DROPPED_WITH_ID);
+}
+
+/* Seen to fail: without is_awaited() the operator's word is dropped, and the VMM's guest is held once more. */
+static void what_the_operator_said_to_a_vmm_that_is_away_is_not_forgotten(void **state)
+{
+	char why[300] = "";
+
+	(void)state;
+	begin(JOURNAL_NEVER, false);
+	entry.role = JOURNAL_SOURCE;
+	is_awaited = true;
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
+	assert_int_equal(done, NOTHING);
+	assert_non_null(strstr(why, "--vmm-ended"));
+	assert_non_null(strstr(why, "web1"));
+	assert_int_equal(outcome_forget(&f, id, true, why, sizeof(why)), 0);
+	assert_int_equal(done, DROPPED_WITH_ID);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(never_is_answered_only_from_what_proves_it),
-		cmocka_unit_test(a_vm_that_came_by_it_is_proof_without_an_entry),
+		cmocka_unit_test(a_vmm_s_claim_without_an_entry_proves_nothing),
 		cmocka_unit_test(a_promise_that_cannot_be_written_is_not_made),
 		cmocka_unit_test(a_go_is_open_as_long_as_its_vmm_may_say_what_it_did),
 		cmocka_unit_test(an_outcome_is_settled_only_if_both_agree),
 		cmocka_unit_test(the_operator_forgets_what_nobody_needs),
+		cmocka_unit_test(a_go_is_not_forgotten_while_its_vmm_may_come_back),
+		cmocka_unit_test(what_the_operator_said_to_a_vmm_that_is_away_is_not_forgotten),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,7 +4,8 @@
  * journal's entry of just that one; an entry of the same name is another VM's. What nobody can know is held.
  * Seen to fail: with the newest open entry of the VM's name, a running VM that was never moved closes the entry of one
  * that waits for RUN; with RESUME from a "begun" whose marks are lost; with a closed entry taken for none, a guest that
- * was to be released stays paused; with an entry of another VM's name taken for its own; with NOTE_NEVER for a guest that runs while the journal says that it has left.
+ * was to be released stays paused; with an entry of another VM's name taken for its own; with
+ * --run-here advised at the source of a guest that has run at its destination; with NOTE_NEVER for a guest that runs while the journal says that it has left.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -166,7 +167,9 @@ bool migration_vm_is_back(struct ferry *ferry, struct vm *v)
 
 void error_report(const char *fmt, ...)
 {
-	did(strstr(fmt, "may run twice") ? "cry" : strstr(fmt, "is lost here") ? "lost" : "?");
+	bool may_run_there = strstr(fmt, "--run-here");
+
+	did(strstr(fmt, "may run twice") ? "cry" : !strstr(fmt, "is lost here") ? "?" : may_run_there ? "lost" : "lost-for-good");
 }
 
 void limited_error(struct limited *l, enum limited_kind kind, const char *fmt, ...)
@@ -220,7 +223,7 @@ static const struct row by_id[] = {
 	{ DST, NONE, WAITS, "clean" },		{ DST, NONE, LOADED, "clean" },
 	{ DST, JOURNAL_BEGUN, WAITS, "never clean" }, { DST, JOURNAL_BEGUN, LOADED, "never clean" },
 	{ DST, JOURNAL_GO, WAITS, "lost clean" }, { DST, JOURNAL_GO, LOADED, "run" },
-	{ DST, JOURNAL_DONE, WAITS, "lost clean" }, { DST, JOURNAL_DONE, LOADED, "run" },
+	{ DST, JOURNAL_DONE, WAITS, "lost-for-good clean" }, { DST, JOURNAL_DONE, LOADED, "run" },
 	{ DST, JOURNAL_NEVER, WAITS, "clean" },	{ DST, JOURNAL_NEVER, LOADED, "clean" },
 };
 
