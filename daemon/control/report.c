@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-
 #include "base/text.h"
 
 static json_int_t ms(uint64_t ns)
