@@ -4,11 +4,12 @@
 folders that another one uses. Guests that wait for it are found, held or moved as before.
 
 VMFERRY_JOURNAL_MB: size of the long journals, 100. Seen to fail: with all ids in one bucket, the last two. The mends that the
-first two watch were undone in tests/unit/ferry_test.c and journal_proof_test.c."""
+first two watch were undone in tests/unit/ferry_test.c and journal_format_test.c."""
 import os, signal, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
 from ferry import OUT, SLOW, Scene, ended, expect, main, migrate, wait_for
+from full_disk import empty, fill, small_disk
 
 MB = int(os.environ.get('VMFERRY_JOURNAL_MB', '100'))
 GUEST = 'v0=seq:60:8'
@@ -66,46 +67,19 @@ def a_second_daemon_on_its_folders_changes_nothing():
         dst.verdict()
 
 
-def fill(folder):
-    """no file there can get a page any more, nor a byte more in the journal's last one"""
-    cpus = os.sched_getaffinity(0)
-    for n in range(16):
-        os.sched_setaffinity(0, {sorted(cpus)[n % len(cpus)]})  # tmpfs counts by processor
-        with open(f'{folder}/ballast{n}', 'wb', buffering=0) as f:
-            try:
-                while f.write(b'x' * 512):
-                    pass
-            except OSError:
-                pass
-    os.sched_setaffinity(0, cpus)
-    with open(f'{folder}/journal', 'ab', buffering=0) as f:
-        if f.tell() % 4096:
-            f.write(b'#' * (4096 - f.tell() % 4096 - 1) + b'\n')
-
-
-def empty(folder):
-    for name in os.listdir(folder):
-        if name.startswith('ballast'):
-            os.unlink(os.path.join(folder, name))
-
-
 def a_full_disk_at_the_start():
     """the daemon starts, holds the guest whose GO is open, says what is wrong once, and moves nothing; with room again it
     moves, and the guest that was held has one place"""
     with Scene() as s:
         a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
         full = f'{a.dir}/state'
-        a.kill(signal.SIGTERM)
-        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'none', full], check=True)
-        c = None
-        try:
-            a.start()
+        with small_disk(a, full, '64k'):
             wait_for('the VM', lambda: a.ask('query-vms'))
             other = s.vmm(a, name='web2', append=GUEST, ram='32M')
             other.wait_filled()
             # GO is in the journal, and the destination does not answer any more.
-            c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'running', 'call',
-                       lambda: (b.proc.send_signal(signal.SIGSTOP), a.proc.kill()))
+            c = s.keep(Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'running', 'call',
+                              lambda: (b.proc.send_signal(signal.SIGSTOP), a.proc.kill())))
             a.ask('migrate', vm='web1', uri=c.uri, **{'downtime-limit': 300})
             wait_for('RUNNING', c.has_cut.is_set)
             a.proc.wait()
@@ -133,12 +107,6 @@ def a_full_disk_at_the_start():
             expect(got['status'] == 'completed', f"with room again: {got.get('error-desc')}")
             expect('it can be written again' in a.text(), 'nobody says that it is')
             dst.verdict()
-        finally:
-            if c:
-                c.stop()
-            b.proc.send_signal(signal.SIGCONT)
-            a.kill(signal.SIGTERM)
-            subprocess.run(['umount', full])
 
 
 def start_with(scene, name, write, bound):
