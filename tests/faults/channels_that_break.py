@@ -12,21 +12,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..
 from cutter import Cutter
 from ferry import NO_LIMIT, SLOW, Scene, ended, expect, main, wait_for
 from standin_peer import RUNNING, StandinDestination, StandinSource, resolve
-from standin_vmm import SAVE, STATE, StandinVmm
+from standin_vmm import STATE, BigState, StandinVmm
 
 BIG_STATE = 24 << 20  # more than the sockets' buffers take
-
-
-class BigState(StandinVmm):
-    """a VMM whose state does not fit into a socket's buffers"""
-
-    def carry_out(self, kind, body):
-        if kind != SAVE:
-            return super().carry_out(kind, body)
-        fd = self.files.pop()
-        os.pwrite(fd, bytes(BIG_STATE), 0)
-        os.close(fd)
-        return struct.pack('<Q', BIG_STATE)
 
 
 class ChannelCutter(Cutter):
