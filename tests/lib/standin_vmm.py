@@ -134,6 +134,8 @@ class StandinVmm:
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(self.path)
+        if self.is_dead or not self.may_come.is_set():  # cut() came before there was a connection
+            raise ConnectionError('it has left')
         self.files = []
         newest = self.protocol << NEWEST_SHIFT if self.protocol > 1 else 0  # version 1 names no range
         answer = self.exchange(HELLO, struct.pack('<IIQ', VMM_MAGIC, VMM_OLDEST, newest))
