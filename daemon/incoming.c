@@ -66,11 +66,6 @@ void incoming_blame(struct incoming *in, const char *fmt, ...)
 	text_make_printable(in->error, strlen(in->error)); /* the source's words, or cut within a character */
 }
 
-static bool is_over(const struct incoming *in)
-{
-	return in->phase > IN_RECEIVING;
-}
-
 /** incoming_find() - the one of migration @id, over or not */
 struct incoming *incoming_find(struct ferry *f, const uint8_t id[16])
 {
@@ -385,50 +380,6 @@ void incoming_watch_vm(struct incoming *in)
 	in->vm->is_busy = true;
 }
 
-/** incoming_is_of_own_source() - this daemon is the source of @in, too */
-bool incoming_is_of_own_source(const struct incoming *in)
-{
-	const struct migration *m = migration_find(in->f, in->name);
-
-	return m && migration_has_id(m, in->id);
-}
-
-/* Is @vm the guest of @in itself, whose VMM has lost its connection since it was started? */
-static bool is_own_vm(const struct incoming *in, const struct vm *vm)
-{
-	return vm->peer_pid == in->vm->peer_pid &&
-	       (vm->version < 2 || (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, in->id, sizeof(in->id))));
-}
-
-/**
- * incoming_refuses() - may @vm, which is about to register, be here beside the guests that arrive?
- * @text: room for words
- *
- * A guest that runs here, or is held, refuses the one of its name that arrives, as a plan would be refused. From GO
- * on the arriving guest is this host's, and @vm is the one too many.
- *
- * Return: NULL: it may; else why not
- */
-const char *incoming_refuses(struct ferry *f, struct vm *vm, char *text, size_t len)
-{
-	if (vm->run_state != VMFERRY_RUN_RUNNING && vm->run_state != VMFERRY_RUN_PAUSED)
-		return NULL;
-	for (struct incoming *in = f->incoming; in; in = in->next) {
-		if (!in->vm || strcmp(in->name, vm->name) || incoming_is_of_own_source(in))
-			continue;
-		if (!is_over(in) && in->state < DST_STARTING) {
-			incoming_blame(in, "VM %s has registered there meanwhile, %s (pid %d): the guest would be there "
-				       "twice; stop that one, or give one of them another name", vm->name,
-				       vm_state_name(vm), vm->pid);
-			incoming_step(in, DEV_VMM_LOST);
-		} else if (!is_over(in) || (in->phase == IN_GRACE && !is_own_vm(in, vm))) {
-			snprintf(text, len, "a guest named %s has just arrived here and is being started", vm->name);
-			return text;
-		}
-	}
-	return NULL;
-}
-
 static void take_ping(struct incoming *in, const void *body, uint32_t len)
 {
 	struct wire_pong pong = { .got_ns = now_ns() };
@@ -472,7 +423,7 @@ static void on_message(void *owner, uint32_t type, const void *body, uint32_t le
 {
 	struct incoming *in = owner;
 
-	if (is_over(in) || !is_expected(in, type, len))
+	if (incoming_is_over(in) || !is_expected(in, type, len))
 		return;
 	if (type == WIRE_PLAN) {
 		plan_take(in, body, len);
@@ -501,7 +452,7 @@ static void on_lost(void *owner, int err)
 
 	peer_close(in->peer);
 	in->peer = NULL;
-	if (!is_over(in)) {
+	if (!incoming_is_over(in)) {
 		incoming_blame(in, "control connection: %s",
 			       err == -ECONNRESET ? "closed by the source" : strerror(-err));
 		incoming_step(in, DEV_PEER_LOST);
@@ -597,7 +548,7 @@ bool incoming_is_live(struct ferry *f, const uint8_t id[16])
 {
 	const struct incoming *in = incoming_find(f, id);
 
-	return in && !is_over(in);
+	return in && !incoming_is_over(in);
 }
 
 /**
@@ -610,7 +561,7 @@ bool incoming_give_up(struct ferry *f, const uint8_t id[16])
 	struct incoming *in = incoming_find(f, id);
 
 	/* Whoever asks, the control connection may live, and GO be on its way: the source has to be told. */
-	if (in && !is_over(in) && in->state < DST_STARTING) {
+	if (in && !incoming_is_over(in) && in->state < DST_STARTING) {
 		incoming_blame(in, "somebody asked what became of it, before GO was heard");
 		incoming_step(in, DEV_CHANNEL_LOST);
 	}
@@ -620,10 +571,10 @@ bool incoming_give_up(struct ferry *f, const uint8_t id[16])
 /* The daemon ends: nothing lingers. What is out is waited for by worker_drain(), and frees it. */
 static void end(struct incoming *in, const char *reason)
 {
-	if (!is_over(in) && in->state < DST_STARTING) {
+	if (!incoming_is_over(in) && in->state < DST_STARTING) {
 		incoming_blame(in, "%s", reason);
 		incoming_step(in, DEV_VMM_LOST);
-	} else if (!is_over(in) || in->phase == IN_GRACE) {
+	} else if (!incoming_is_over(in) || in->phase == IN_GRACE) {
 		/* RUN was asked: whoever starts this daemon again finds "go", and asks the VMM what it did. */
 		let_go_of_vm(in);
 		close_after_run(in);

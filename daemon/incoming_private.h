@@ -61,13 +61,18 @@ struct incoming {
 	char error[WIRE_TEXT_LEN];
 };
 
+/** incoming_is_over() - its end is decided, and only carried out: the machine takes no more events */
+static inline bool incoming_is_over(const struct incoming *in)
+{
+	return in->phase > IN_RECEIVING;
+}
+
 /* incoming.c */
 void incoming_step(struct incoming *in, enum dst_event event);
 void incoming_close_room(struct incoming *in);
 void incoming_be_urgent(struct incoming *in);
 void __attribute__((format(printf, 2, 3))) incoming_blame(struct incoming *in, const char *fmt, ...);
 void incoming_watch_vm(struct incoming *in);
-bool incoming_is_of_own_source(const struct incoming *in);
 
 /* plan.c */
 void plan_take(struct incoming *in, const void *body, uint32_t len);

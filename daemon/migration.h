@@ -133,7 +133,7 @@ int greeter_listen(struct ferry *f, const char *uri);
 void greeter_stop(struct ferry *f);
 void incoming_stop(struct ferry *f, const char *reason);
 bool incoming_cleans_later(struct ferry *f, struct vm *vm);
-const char *incoming_refuses(struct ferry *f, struct vm *vm, char *text, size_t len);
+const char *plan_refuses(struct ferry *f, struct vm *vm, char *text, size_t len);
 
 const char *recovery_refuses(void *owner, struct vm *vm, char *text, size_t len);
 void recovery_registered(void *owner, struct vm *vm);

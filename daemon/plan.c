@@ -10,6 +10,8 @@
  *   loop:    on_room_made()  PLAN_OK; or the migration is over already, and the room is closed again
  *
  * The source opens its channels after PLAN_OK: each finds its thread waiting.
+ *
+ * No host gets a guest twice: find_vm() refuses the one that arrives, plan_refuses() the VMM that registers meanwhile.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -34,6 +36,14 @@ static const char *journal_refuses(const struct incoming *in)
 	return NULL;
 }
 
+/* Is this daemon the source of @in, too? */
+static bool is_of_own_source(const struct incoming *in)
+{
+	const struct migration *m = migration_find(in->f, in->name);
+
+	return m && migration_has_id(m, in->id);
+}
+
 /*
  * A guest of the name that has not left: it would be here twice. RELEASED ones have left. The guest of a migration
  * within this daemon is here as its own source.
@@ -41,7 +51,7 @@ static const char *journal_refuses(const struct incoming *in)
 static const struct vm *guest_is_here(const struct incoming *in)
 {
 	for (const struct vm *vm = in->f->vms.first; vm; vm = vm->next)
-		if (!strcmp(vm->name, in->name) && !incoming_is_of_own_source(in) &&
+		if (!strcmp(vm->name, in->name) && !is_of_own_source(in) &&
 		    (vm->run_state == VMFERRY_RUN_RUNNING || vm->run_state == VMFERRY_RUN_PAUSED))
 			return vm;
 	return NULL;
@@ -54,7 +64,7 @@ static const struct vm *guest_is_here(const struct incoming *in)
  */
 static const struct vm *find_vm_without_side(const struct incoming *in, const struct vm *waits)
 {
-	const struct vm *source = incoming_is_of_own_source(in) ? vm_find(&in->f->vms, in->name, false) : NULL;
+	const struct vm *source = is_of_own_source(in) ? vm_find(&in->f->vms, in->name, false) : NULL;
 
 	if (!source)
 		return NULL;
@@ -197,4 +207,40 @@ void plan_take_ahead(struct incoming *in, const uint8_t *body, uint32_t len)
 		incoming_blame(in, "bad list of blocks to fault in");
 		incoming_step(in, DEV_VMM_LOST);
 	}
+}
+
+/* Is @vm the guest of @in itself, whose VMM has lost its connection since it was started? */
+static bool is_own_vm(const struct incoming *in, const struct vm *vm)
+{
+	return vm->peer_pid == in->vm->peer_pid &&
+	       (vm->version < 2 || (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, in->id, sizeof(in->id))));
+}
+
+/**
+ * plan_refuses() - may @vm, which is about to register, be here beside the guests that arrive?
+ * @text: room for words
+ *
+ * A guest that runs here, or is held, refuses the one of its name that arrives, as a plan would be refused. From GO
+ * on the arriving guest is this host's, and @vm is the one too many.
+ *
+ * Return: NULL: it may; else why not
+ */
+const char *plan_refuses(struct ferry *f, struct vm *vm, char *text, size_t len)
+{
+	if (vm->run_state != VMFERRY_RUN_RUNNING && vm->run_state != VMFERRY_RUN_PAUSED)
+		return NULL;
+	for (struct incoming *in = f->incoming; in; in = in->next) {
+		if (!in->vm || strcmp(in->name, vm->name) || is_of_own_source(in))
+			continue;
+		if (!incoming_is_over(in) && in->state < DST_STARTING) {
+			incoming_blame(in, "VM %s has registered there meanwhile, %s (pid %d): the guest would be there "
+				       "twice; stop that one, or give one of them another name", vm->name,
+				       vm_state_name(vm), vm->pid);
+			incoming_step(in, DEV_VMM_LOST);
+		} else if (!incoming_is_over(in) || (in->phase == IN_GRACE && !is_own_vm(in, vm))) {
+			snprintf(text, len, "a guest named %s has just arrived here and is being started", vm->name);
+			return text;
+		}
+	}
+	return NULL;
 }

@@ -274,7 +274,7 @@ static void destination_by_name(struct ferry *f, struct vm *vm)
  */
 const char *recovery_refuses(void *owner, struct vm *vm, char *text, size_t len)
 {
-	const char *why = incoming_refuses(owner, vm, text, len);
+	const char *why = plan_refuses(owner, vm, text, len);
 
 	if (why)
 		return why;

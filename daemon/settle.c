@@ -367,38 +367,40 @@ int settle_start(struct ferry *f)
 	return 0;
 }
 
-/** settle_soon() - the outcome of migration @id is noted, this daemon being its source, and its VMM has acted on it */
-void settle_soon(struct ferry *f, const uint8_t id[16])
+/* Migration @id among what is owed, from now on, this daemon being its source; NULL: its outcome is not noted, or no memory */
+static struct owed *owe_outcome_of(struct ferry *f, const uint8_t id[16])
 {
 	struct settler *s = f->settler;
 	const struct journal_entry *e = s ? journal_find(f->journal, id, JOURNAL_SOURCE) : NULL;
-	struct owed *o;
 
 	if (!e)
-		return;
+		return NULL;
 	owe(s, e);
-	o = find(s, id);
-	if (o)
-		o->is_awaited = false;
-	if (o && !o->is_out)
+	return find(s, id);
+}
+
+/** settle_soon() - the outcome of migration @id is noted, this daemon being its source, and its VMM has acted on it */
+void settle_soon(struct ferry *f, const uint8_t id[16])
+{
+	struct owed *o = owe_outcome_of(f, id);
+
+	if (!o)
+		return;
+	o->is_awaited = false;
+	if (!o->is_out)
 		o->due_ns = now_ns() + FIRST_NS;
-	go_on(s);
+	go_on(f->settler);
 }
 
 /** settle_awaits_vmm() - the operator's word about migration @id is noted, and the VMM of its guest is away */
 void settle_awaits_vmm(struct ferry *f, const uint8_t id[16])
 {
-	struct settler *s = f->settler;
-	const struct journal_entry *e = s ? journal_find(f->journal, id, JOURNAL_SOURCE) : NULL;
-	struct owed *o;
+	struct owed *o = owe_outcome_of(f, id);
 
-	if (!e)
+	if (!o)
 		return;
-	owe(s, e);
-	o = find(s, id);
-	if (o)
-		o->is_awaited = true;
-	go_on(s);
+	o->is_awaited = true;
+	go_on(f->settler);
 }
 
 /** settle_is_awaiting_vmm() - what the operator said about migration @id is still kept for the VMM of its guest */

@@ -6,7 +6,9 @@ decided is carried out, however often the VMM refuses or loses its connection. N
 
 The VMMs are stand-ins (tests/lib/standin_vmm.py): there is no guest, only the account that a VMM keeps of it.
 
-Seen to fail: on the code before it all of these but the two that are named below, for "status", "list" and "resolve" knew
+Seen to fail: on the code before the first of them, where two pass: a_stop_that_is_not_answered_in_time_ends_in_one_running_guest
+and a_go_that_cannot_be_noted_is_not_sent. The others fail there (two only for want of "query-journal", and the one of a daemon
+that ends because the connection of RUNNING is closed by then), for "status", "list" and "resolve" knew
 live migrations only, recovery went by name and asked once, and a channel that broke behind GO was a loss of the peer. With
 stop() that knows no RUNNING in the grace after it "go" stays open, and the guest paused; with a journal that is keyed by the
 id alone a migration within one daemon ends without a guest; with one VM a name its source is not let in to be told; with GO sent though it could not be noted the guest moves;
@@ -15,16 +17,17 @@ wait for a VMM that is away, forget drops what the operator decided for it; with
 up, the guest that is loaded is thrown away; without closing_let_ram_go() its RAM stays mapped until the
 operator decides; with the word of a VMM that its guest was not stopped taken for true, it stays
 stopped."""
-import json, os, signal, struct, subprocess, sys, threading, time
+import json, os, signal, struct, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import HELLO, NAMES, Cutter, recv_all
-from ferry import OUT, Failed, Scene, ended, expect, main, stop, wait_for
+from ferry import NO_LIMIT, Failed, Scene, ended, expect, main, stop, vmferry, wait_for
+from full_disk import empty, fill, small_disk
 from proxies import Server
-from standin_vmm import INCOMING, PAUSED, RELEASED, SAVE, StandinVmm
+from standin_pair import StandinPair
+from standin_vmm import INCOMING, PAUSED, RELEASED, BigState, StandinVmm
 
 WIRE_MAGIC, RESOLVE = 0x59525245464d56, 3
 RUNNING_THERE, NEVER, LATER, UNKNOWN = 1, 2, 3, 4
-NO_LIMIT = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
 
 
 def message(name, body=b''):
@@ -68,23 +71,6 @@ class Liar(Cutter):
         self.near.sendall(message('running', bytes(24)))
 
 
-class BigState(StandinVmm):
-    """its state is larger than what is on its way in sockets"""
-
-    def carry_out(self, kind, body):
-        if kind != SAVE:
-            return super().carry_out(kind, body)
-        fd = self.files.pop()
-        os.ftruncate(fd, self.state_size)
-        os.close(fd)
-        return struct.pack('<Q', self.state_size)
-
-
-def vmferry(daemon, *args):
-    return subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', daemon.control, *args], capture_output=True,
-                          text=True, timeout=60)
-
-
 class Peer(Server):
     """stands where a destination was, and answers what became of a migration with @answer; @questions: how often"""
 
@@ -100,36 +86,18 @@ class Peer(Server):
         near.close()
 
 
-class Guest:
-    """A guest at daemon a on its way to daemon b, which dies when @message comes; stand-ins on both sides."""
+class Guest(StandinPair):
+    """Its destination dies when @message comes."""
 
     def __init__(self, message='go', protocol=2):
-        self.scene, self.message, self.protocol = Scene(), message, protocol
-
-    def __enter__(self):
-        s = self.scene.__enter__()
-        self.a, self.b = s.daemon('a'), s.daemon('b')
-        self.src = StandinVmm(self.a.vmm, protocol=self.protocol)
-        self.dst = StandinVmm(self.b.vmm, incoming=True, protocol=self.protocol)
-        self.cutter = Cutter(os.path.join(s.dir, 'cutter.sock'), self.b.listen, self.message, 'call', self.b.kill)
+        super().__init__(message, protocol=protocol)
         self.peer = None
-        wait_for('both to register', lambda: 'web1' in self.a.vms() and 'web1-in' in self.b.vms())
-        return self
 
-    def __exit__(self, *why):
-        for v in (self.src, self.dst):
-            v.stop()
+    def stop_way(self):
         if self.peer:
             self.peer.__exit__()
         else:
-            self.cutter.stop()
-        self.scene.__exit__(*why)
-
-    def begin(self):
-        self.a.ask('migrate', vm='web1', uri=self.cutter.uri, **NO_LIMIT)
-
-    def status(self):
-        return self.a.ask('query-migrate', vm='web1')
+            super().stop_way()
 
     def wait_held(self):
         return wait_for('it to be held', lambda: (s := self.status())['status'] == 'held' and s)
@@ -378,81 +346,50 @@ def a_guest_that_has_arrived_is_started_though_another_of_its_name_registers_fir
                 other.stop()
 
 
-def fill(folder):
-    """no file of this tmpfs can get another page: it counts by processor, and not quite exactly"""
-    cpus = sorted(os.sched_getaffinity(0))
-    for n in range(8):
-        os.sched_setaffinity(0, {cpus[n % len(cpus)]})
-        with open(f'{folder}/ballast{n}', 'wb', buffering=0) as f:
-            try:
-                while f.write(bytes(512)):
-                    pass
-            except OSError:
-                pass
-    os.sched_setaffinity(0, cpus)
-
-
 def a_go_that_cannot_be_noted_is_not_sent():
     """the run directory is full when READY comes: the guest goes on here, and can be moved once there is room"""
     with Scene() as s:
         a, b = s.daemon('a'), s.daemon('b')
-        a.kill()
-        a.log = os.path.join(s.dir, 'a.log')
-        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=512k', 'none', a.dir], check=True)
 
         def no_room():
             os.truncate(a.dir + '/journal-marks', 0)  # what was preallocated
             fill(a.dir)
-        src, dst = StandinVmm(a.vmm), StandinVmm(b.vmm, incoming=True)
-        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'ready', 'call', no_room)
-        try:
-            a.start()
+        c = s.keep(Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'ready', 'call', no_room))
+        with small_disk(a, a.dir, '512k'):
+            src, dst = s.keep(StandinVmm(a.vmm)), s.keep(StandinVmm(b.vmm, incoming=True))
             wait_for('both to register', lambda: 'web1' in a.vms() and 'web1-in' in b.vms())
             a.ask('migrate', vm='web1', uri=c.uri, **NO_LIMIT)
             got = wait_for('its end', lambda: ended(a))
             expect(got['status'] == 'failed' and 'journal cannot take GO' in got['error-desc'], str(got))
             expect(src.runs() and 'go' not in c.seen and 'run' not in dst.asked, f'{c.seen}, {dst.asked}')
-            for n in range(8):
-                os.unlink(f'{a.dir}/ballast{n}')
+            empty(a.dir)
             wait_for('the destination to be clean', lambda: dst.state == INCOMING and not b.vms()['web1-in']['busy'])
             wait_for('the source to be free', lambda: not a.vms()['web1']['busy'])
             a.ask('migrate', vm='web1', uri=c.uri, **NO_LIMIT)
             wait_for('it to move', dst.runs)
             wait_for('its VMM to let it go', lambda: src.state == RELEASED)
-        finally:
-            src.stop()
-            dst.stop()
-            c.stop()
-            a.kill()
-            subprocess.run(['umount', a.dir], check=True)
 
 
-class LyingPeer:
-    """a guest whose destination is a Liar, and GO was sent to it"""
+class LyingPeer(StandinPair):
+    """Its destination is a Liar, and GO was sent to that."""
 
-    def __enter__(self):
-        s = self.scene = Scene().__enter__()
-        self.a, b = s.daemon('a'), s.daemon('b')
-        self.src = BigState(self.a.vmm, state_size=64 << 20)
-        self.dst = BigState(b.vmm, incoming=True, state_size=64 << 20)
-        self.liar = Liar(os.path.join(s.dir, 'cutter.sock'), b.listen)
-        wait_for('both to register', lambda: 'web1' in self.a.vms() and 'web1-in' in b.vms())
-        self.a.ask('migrate', vm='web1', uri=self.liar.uri, **NO_LIMIT)
-        wait_for('GO', self.liar.has_cut.is_set)
-        return self
+    def __init__(self):
+        super().__init__(vmm=BigState, state_size=64 << 20)
 
-    def __exit__(self, *why):
-        self.liar.stop()
-        self.src.stop()
-        self.dst.stop()
-        self.scene.__exit__(*why)
+    def make_way(self):
+        return Liar(self.path, self.b.listen)
+
+    def set_up(self):
+        super().set_up()
+        self.begin()
+        wait_for('GO', self.cutter.has_cut.is_set)
 
 
 def a_channel_that_breaks_behind_go_is_no_loss_of_the_peer():
     with LyingPeer() as x:
         for _ in range(50):  # turns of the loop in which it learns of its channels
             expect(x.a.ask('query-migrate', vm='web1')['status'] == 'device', 'what is no question any more is asked')
-        x.liar.say_running()
+        x.cutter.say_running()
         got = wait_for('the end', lambda: ended(x.a))
         expect(got['status'] == 'completed', str(got))
         wait_for('its VMM to let it go', lambda: x.src.state == RELEASED)
@@ -461,7 +398,7 @@ def a_channel_that_breaks_behind_go_is_no_loss_of_the_peer():
 def a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go():
     with LyingPeer() as x:
         stop(x.a.proc)
-        x.liar.say_running()
+        x.cutter.say_running()
         x.a.proc.send_signal(signal.SIGTERM)
         x.a.proc.send_signal(signal.SIGCONT)
         x.a.proc.wait(60)

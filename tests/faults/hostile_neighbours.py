@@ -11,76 +11,33 @@ that is read twice and called a bad one; with words cut within a character the a
 import os, signal, socket, struct, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
-from ferry import Failed, Scene, expect, main, stop, wait_for
-from proxies import Etc
+from ferry import Failed, Scene, expect, main, marks, stop, wait_for
+from standin_pair import MovedUnheard
 from standin_peer import CONTROL, UNKNOWN, StandinSource, greet, resolve, shut
 from standin_vmm import DESTINATION, INCOMING, LOADED, PAUSED, RELEASED, RUNNING, SOURCE, StandinVmm
 
-FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
 
+class Held(MovedUnheard):
+    """and a's questions reach nobody: it holds the guest"""
 
-def marks(daemon):
-    """{VM: mark} of all that the journal keeps"""
-    return {e['vm']: e['mark'] for e in daemon.ask('query-journal')['entries']}
+    def set_up(self):
+        super().set_up()
+        wait_for('it to be held', lambda: self.status()['status'] == 'held', 60)
 
-
-class Held:
-    """web1 has moved from a to b, a has not heard so, and its questions reach nobody; stand-ins on both sides"""
-
-    def __enter__(self):
-        self.scene = s = Scene().__enter__()
-        self.a, self.b = s.daemon('a'), s.daemon('b')
-        self.src, self.dst = StandinVmm(self.a.vmm), StandinVmm(self.b.vmm, incoming=True)
-        self.vmms = [self.src, self.dst]
-        self.path = os.path.join(s.dir, 'cutter.sock')
-        self.cutter = Cutter(self.path, self.b.listen, 'running', 'call', self.lose)
-        try:
-            wait_for('the VMs', lambda: all(v.is_registered.is_set() for v in self.vmms))
-            self.a.ask('migrate', vm='web1', uri=self.cutter.uri, **FOR_EVER)
-            wait_for('it to be held', lambda: self.a.ask('query-migrate', vm='web1')['status'] == 'held', 60)
-            wait_for('it to be noted', lambda: marks(self.b) == {'web1': 'done'})
-            self.id = bytes.fromhex(self.b.ask('query-journal')['entries'][0]['id'])
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def lose(self):
+    def at_message(self):
         shut(self.cutter.listener)
         self.cutter.cut(*self.cutter.socks)
 
-    def vmm(self, daemon, *args, **kw):
-        v = StandinVmm(daemon.vmm, *args, **kw)
-        self.vmms.append(v)
+    def vmm(self, *args, **fields):
+        v = super().vmm(*args, **fields)
         wait_for('the VMM to register', v.is_registered.is_set)
         return v
-
-    def __exit__(self, *why):
-        self.cutter.stop()
-        for v in self.vmms:
-            v.stop()
-        self.scene.__exit__(*why)
-
-
-def lose_power(x):
-    """b has "begun" on its disk, and what followed is lost"""
-    x.dst.die()
-    x.b.kill()
-    os.unlink(x.b.dir + '/journal-marks')
-    with open(x.b.dir + '/state/journal', 'rb+') as f:
-        synced = [line for line in f.readlines() if not line.startswith((b'go ', b'done '))]
-        f.seek(0)
-        f.truncate()
-        f.writelines(synced)
-    x.b.wrap = Etc(x.scene, boot_id='5f1b0e2c-0000-4000-8000-123456789abc\n').wrap
-    x.b.start()
-    expect(marks(x.b) == {'web1': 'begun'}, str(marks(x.b)))
 
 
 def who_comes_by_an_id_once_more_makes_no_promise():
     """a stranger connects with the id of a migration whose destination lost power, and hangs up, plans, or plans nonsense"""
     with Held() as x:
-        lose_power(x)
+        x.lose_power_there()
 
         def hang_up(source):
             pass
@@ -107,7 +64,7 @@ def who_comes_by_an_id_once_more_makes_no_promise():
 def a_vmm_that_names_anothers_migration_decides_nothing():
     """in every state and on both sides, at the source, and at the destination that lost power"""
     with Held() as x:
-        lose_power(x)
+        x.lose_power_there()
         for daemon, before in ((x.a, {'web1': 'go'}), (x.b, {'web1': 'begun'})):
             for role in (SOURCE, DESTINATION):
                 for state in (RUNNING, PAUSED, INCOMING, LOADED, RELEASED):

@@ -4,11 +4,12 @@
 folders that another one uses. Guests that wait for it are found, held or moved as before.
 
 VMFERRY_JOURNAL_MB: size of the long journals, 100. Seen to fail: with all ids in one bucket, the last two. The mends that the
-first two watch were undone in tests/unit/ferry_test.c and journal_proof_test.c."""
+first two watch were undone in tests/unit/ferry_test.c and journal_format_test.c."""
 import json, os, signal, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
 from ferry import OUT, SLOW, Failed, Scene, ended, expect, main, migrate, wait_for
+from full_disk import empty, fill, small_disk
 
 MB = int(os.environ.get('VMFERRY_JOURNAL_MB', '100'))
 GUEST = 'v0=seq:60:8'
@@ -66,34 +67,6 @@ def a_second_daemon_on_its_folders_changes_nothing():
         dst.verdict()
 
 
-def fill(folder):
-    """no file there can get a page any more"""
-    cpus = os.sched_getaffinity(0)
-    for n in range(16):
-        os.sched_setaffinity(0, {sorted(cpus)[n % len(cpus)]})  # tmpfs counts by processor
-        with open(f'{folder}/ballast{n}', 'wb', buffering=0) as f:
-            try:
-                while f.write(b'x' * 512):
-                    pass
-            except OSError:
-                pass
-    os.sched_setaffinity(0, cpus)
-
-
-def fill_state(folder):
-    """as fill(), and the journal's last page has no byte left"""
-    fill(folder)
-    with open(f'{folder}/journal', 'ab', buffering=0) as f:
-        if f.tell() % 4096:
-            f.write(b'#' * (4096 - f.tell() % 4096 - 1) + b'\n')
-
-
-def empty(folder):
-    for name in os.listdir(folder):
-        if name.startswith('ballast'):
-            os.unlink(os.path.join(folder, name))
-
-
 def told_by(daemon, *verb):
     return subprocess.run([f'{OUT}/bin/vmferry', '--socket', daemon.control, *verb], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, check=True, timeout=60 * SLOW).stdout
@@ -105,17 +78,13 @@ def a_full_disk_at_the_start():
     with Scene() as s:
         a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
         full = f'{a.dir}/state'
-        a.kill(signal.SIGTERM)
-        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'none', full], check=True)
-        c = None
-        try:
-            a.start()
+        with small_disk(a, full, '64k'):
             wait_for('the VM', lambda: a.ask('query-vms'))
             other = s.vmm(a, name='web2', append=GUEST, ram='32M')
             other.wait_filled()
             # GO is in the journal, and the destination does not answer any more.
-            c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'running', 'call',
-                       lambda: (b.proc.send_signal(signal.SIGSTOP), a.proc.kill()))
+            c = s.keep(Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'running', 'call',
+                              lambda: (b.proc.send_signal(signal.SIGSTOP), a.proc.kill())))
             a.ask('migrate', vm='web1', uri=c.uri, **{'downtime-limit': 300})
             wait_for('RUNNING', c.has_cut.is_set)
             a.proc.wait()
@@ -124,7 +93,7 @@ def a_full_disk_at_the_start():
                 f.seek(0)
                 f.truncate()
                 f.writelines(lines)
-            fill_state(full)
+            fill(full)
             a.start()
             wait_for('both VMs', lambda: len(a.ask('query-vms')) == 2)
             wait_for('the words', lambda: 'is held paused here until the peer says' in a.text())
@@ -151,12 +120,6 @@ def a_full_disk_at_the_start():
             expect('No space' not in told_by(a, 'status') and 'journal' not in a.ask('query-migrate', vm='web2'),
                    'it is said still')
             dst.verdict()
-        finally:
-            if c:
-                c.stop()
-            b.proc.send_signal(signal.SIGCONT)
-            a.kill(signal.SIGTERM)
-            subprocess.run(['umount', full])
 
 
 def a_full_run_directory_at_the_start():

@@ -8,30 +8,13 @@ destination hangs; with on_peer_lost() alone judging after RUNNING was heard, a 
 the operator is asked; with outcome_resolve() answering NEVER of what it does not know, some hundred questions of a
 stranger make it forget what runs, and two guests run; without the patience for a plan, silent connections stay; with a lost channel
 or a stranger's question taken for a lost peer the source holds its guest for 5 s and asks."""
-import os, signal, socket, struct, sys, time
+import os, signal, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from cutter import Cutter, recv_all
-from ferry import SLOW, Scene, ended, expect, main, stop, wait_for
+from cutter import Cutter
+from ferry import NO_LIMIT, Scene, ended, expect, final, main, stop, wait_for
+from standin_peer import CONTROL, NEVER, UNKNOWN, greet, resolve
 
 GUEST = 'v0=seq:60:8'
-MAGIC, OLDEST, NEWEST, CONTROL, RESOLVE, NEVER, UNKNOWN = 0x59525245464d56, 2, 3, 1, 3, 2, 4
-WELCOME = 416
-FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
-
-
-def hello(daemon, role, ident):
-    """a connection to @daemon that has said hello, and what the daemon answered"""
-    c = socket.socket(socket.AF_UNIX)
-    c.settimeout(60 * SLOW)
-    c.connect(daemon.listen.removeprefix('unix:'))
-    c.sendall(struct.pack('<QIIQ16sII16sI60x', MAGIC, OLDEST, role, 0, ident, 0, 0, bytes(16), NEWEST))
-    return c, struct.unpack_from('<i', recv_all(c, WELCOME), 12)[0]
-
-
-def resolve(daemon, ident):
-    c, answer = hello(daemon, RESOLVE, ident)
-    c.close()
-    return answer
 
 
 def a_destination_that_hangs_while_it_loads():
@@ -40,7 +23,7 @@ def a_destination_that_hangs_while_it_loads():
         a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
         c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'state', 'call', lambda: stop(b.proc))
         try:
-            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            a.ask('migrate', vm='web1', uri=c.uri, **NO_LIMIT)
             wait_for('the state', c.has_cut.is_set)
             got = wait_for('its end', lambda: ended(a), 60)
             expect(got['status'] == 'failed' and 'has not loaded' in got['error-desc'], str(got))
@@ -60,7 +43,7 @@ def a_destination_that_is_lost_just_after_running_was_heard():
         a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
         c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'running', 'after')
         try:
-            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            a.ask('migrate', vm='web1', uri=c.uri, **NO_LIMIT)
             wait_for('RUNNING', c.has_cut.is_set)
             c.listener.close()  # nobody can be asked
             got = wait_for('its end', lambda: ended(a))
@@ -71,54 +54,37 @@ def a_destination_that_is_lost_just_after_running_was_heard():
             c.stop()
 
 
-def final(daemon):
-    """as ended(), but a guest that is held waits for more"""
-    got = ended(daemon)
-    return got if got and got['status'] != 'held' else None
+def ends_while_go_is_on_its_way(at_go):
+    """GO waits for at_go(b, cutter), by which the migration ends for the destination. That one has loaded the guest, and
+    tells the source at once that it discards it: the source need not hold its guest, nor ask. Returns the end"""
+    with Scene() as s:
+        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
+        c = s.keep(Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'go', 'call', lambda: at_go(b, c)))
+        a.ask('migrate', vm='web1', uri=c.uri, **NO_LIMIT)
+        wait_for('GO', c.has_cut.is_set, 60)
+        got = wait_for('its end', lambda: final(a), 60)
+        expect(got['status'] == 'failed', str(got))
+        expect('held paused' not in a.text(), 'it was held, though the destination knew at once')
+        wait_for('the guest to run here', src.runs)
+        wait_for('the destination to be clean', lambda: not b.vms()['web1-in']['busy'], 40)
+        expect(not dst.runs(), 'two guests run')
+        src.verdict()
+        return got
 
 
 def channels_that_are_reset_while_go_is_on_its_way():
-    """the destination, which has loaded the guest, discards it and says so: the source need not hold its guest, nor ask"""
-    with Scene() as s:
-        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
-
-        def reset():
-            c.cut(*c.socks[2:])  # the first two are the control connection's
-            wait_for('the destination to see it', lambda: 'did not arrive' in b.text())
-        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'go', 'call', reset)
-        try:
-            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
-            wait_for('GO', c.has_cut.is_set, 60)
-            got = wait_for('its end', lambda: final(a), 60)
-            expect(got['status'] == 'failed' and 'channel' in got['error-desc'], str(got))
-            expect('held paused' not in a.text(), 'it was held, though the destination knew at once')
-            wait_for('the guest to run here', src.runs)
-            wait_for('the destination to be clean', lambda: not b.vms()['web1-in']['busy'], 40)
-            expect(not dst.runs(), 'two guests run')
-            src.verdict()
-        finally:
-            c.stop()
+    def reset(b, c):
+        c.cut(*c.socks[2:])  # the first two are the control connection's
+        wait_for('the destination to see it', lambda: 'did not arrive' in b.text())
+    got = ends_while_go_is_on_its_way(reset)
+    expect('channel' in got['error-desc'], str(got))
 
 
 def a_question_of_a_stranger_while_go_is_on_its_way():
-    """it ends the migration, for GO was not heard; the source is told so, and need not hold its guest"""
-    with Scene() as s:
-        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
-        answers = []
-        c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'go', 'call', lambda: answers.append(resolve(b, c.ident)))
-        try:
-            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
-            wait_for('GO', c.has_cut.is_set, 60)
-            got = wait_for('its end', lambda: final(a), 60)
-            expect(answers == [NEVER], f'not the answer that binds the destination: {answers}')
-            expect(got['status'] == 'failed', str(got))
-            expect('held paused' not in a.text(), 'it was held, though the destination knew at once')
-            wait_for('the guest to run here', src.runs)
-            wait_for('the destination to be clean', lambda: not b.vms()['web1-in']['busy'], 40)
-            expect(not dst.runs(), 'two guests run')
-            src.verdict()
-        finally:
-            c.stop()
+    """it ends the migration, for GO was not heard"""
+    answers = []
+    ends_while_go_is_on_its_way(lambda b, c: answers.append(resolve(b.listen, c.ident)))
+    expect(answers == [NEVER], f'not the answer that binds the destination: {answers}')
 
 
 def questions_of_strangers_make_no_daemon_forget():
@@ -131,12 +97,12 @@ def questions_of_strangers_make_no_daemon_forget():
             c.cut(*c.socks)
         c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'running', 'call', lose)
         try:
-            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            a.ask('migrate', vm='web1', uri=c.uri, **NO_LIMIT)
             wait_for('RUNNING to be lost', c.has_cut.is_set)
             wait_for('the guest to run there', dst.runs)
             lines = b.text().count('\n')
             size = os.path.getsize(b.dir + '/state/journal')
-            answers = {resolve(b, os.urandom(16)) for _ in range(400)}
+            answers = {resolve(b.listen, os.urandom(16)) for _ in range(400)}
             a.proc.send_signal(signal.SIGCONT)
             got = wait_for('its end', lambda: final(a), 40)
             expect(not (src.runs() and dst.runs()), 'two guests run')
@@ -160,8 +126,8 @@ def connections_that_bring_no_plan():
         before, began = files(), time.monotonic()
         silent = []
         for _ in range(100):
-            c, status = hello(b, CONTROL, os.urandom(16))
-            expect(status == 0, f'not welcome: {status}')
+            c, welcome = greet(b.listen, CONTROL, os.urandom(16))
+            expect(welcome['status'] == 0, f'not welcome: {welcome}')
             silent.append(c)
         expect(files() >= before + 100 or time.monotonic() - began > 4, 'not there')  # after 5 s the first ones end
         for c in silent:

@@ -6,104 +6,38 @@ the source has acknowledged it, whatever else happens meanwhile, and no longer.
 Seen to fail: with a GO that cannot be written answered by RUN, the guest runs there while the journal says "begun", from
 which the next question is answered NEVER; with NEVER answered from any "begun", the source of a host that lost power runs
 its guest on. What settle.c may do wrong is seen to fail in tests/unit/settle_test.c."""
-import os, signal, socket, struct, subprocess, sys
+import os, signal, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
-from cutter import Cutter, recv_all
-from ferry import OUT, Failed, Scene, ended, expect, main, migrate, stop, wait_for
-from proxies import Etc
+from cutter import Cutter
+from ferry import NO_LIMIT, Failed, Scene, ended, expect, final, main, marks, migrate, stop, vmferry, wait_for
+from full_disk import empty, fill, small_disk
+from standin_pair import MovedUnheard
+from standin_peer import UNKNOWN, resolve
 from standin_vmm import DESTINATION, INCOMING, PAUSED, RELEASED, StandinVmm
 
 GUEST = 'v0=seq:60:8'
-FOR_EVER = {'downtime-limit': 2000000, 'downtime-limit-strict': False}
 
 
-def fill(folder):
-    """no file of this tmpfs can get another page: it counts by processor, and not quite exactly"""
-    cpus = os.sched_getaffinity(0)
-    for n in range(8):
-        os.sched_setaffinity(0, {sorted(cpus)[n % len(cpus)]})
-        with open(f'{folder}/ballast{n}', 'wb', buffering=0) as f:
-            try:
-                while f.write(bytes(512)):
-                    pass
-            except OSError:
-                pass
-    os.sched_setaffinity(0, cpus)
+class LostRunning(MovedUnheard):
+    """a stands since just before it would have heard of it, until go_on(), and its connections are cut"""
 
-
-def marks(daemon):
-    """{VM: mark} of all that the journal keeps"""
-    return {e['vm']: e['mark'] for e in daemon.ask('query-journal')['entries']}
-
-
-def resolve(daemon, ident):
-    """what the daemon says of migration @ident to who asks by version 3 and names no journal"""
-    with socket.socket(socket.AF_UNIX) as s:
-        s.connect(daemon.listen.removeprefix('unix:'))
-        s.sendall(struct.pack('<QIIQ16sII16sI60x', 0x59525245464d56, 2, 3, 0, ident, 0, 0, bytes(16), 3))
-        return struct.unpack_from('<i', recv_all(s, 416), 12)[0]
-
-
-class LostRunning:
-    """web1 has moved from a to b, but a stands since just before it would have heard so, and its connections are cut"""
-
-    def __enter__(self):
-        self.scene = s = Scene().__enter__()
-        self.a, self.b = s.daemon('a'), s.daemon('b')
-        self.src = StandinVmm(self.a.vmm, 'web1')
-        self.dst = StandinVmm(self.b.vmm, 'web1', incoming=True)
-        self.vmms = [self.src, self.dst]
-        self.path = os.path.join(s.dir, 'cutter.sock')
-        self.cutter = c = Cutter(self.path, self.b.listen, 'running', 'call', lambda: (stop(self.a.proc), c.cut(*c.socks)))
-        try:
-            wait_for('the VMs', lambda: self.src.is_registered.is_set() and self.dst.is_registered.is_set())
-            self.a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
-            wait_for('RUNNING to be lost', c.has_cut.is_set, 60)
-            wait_for('it to be noted', lambda: marks(self.b) == {'web1': 'done'})
-            self.id = bytes.fromhex(self.b.ask('query-journal')['entries'][0]['id'])
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def vmm(self, daemon, *args, **kw):
-        self.vmms.append(StandinVmm(daemon.vmm, *args, **kw))
-        return self.vmms[-1]
-
-    def __exit__(self, *why):
-        self.go_on()
-        self.cutter.stop()
-        for v in self.vmms:
-            v.stop()
-        self.scene.__exit__(*why)
+    def at_message(self):
+        stop(self.a.proc)
+        self.cutter.cut(*self.cutter.socks)
 
     def go_on(self):
         self.a.proc.send_signal(signal.SIGCONT)
 
-    def status(self):
-        return self.a.ask('query-migrate', vm='web1')['status']
-
 
 def forget(daemon, ident):
-    return subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', daemon.control, 'forget', ident],
-                          stderr=subprocess.PIPE, text=True)
-
-
-def final(daemon):
-    """as ended(), but a guest that is held waits for more"""
-    got = ended(daemon)
-    return got if got and got['status'] != 'held' else None
+    return vmferry(daemon, 'forget', ident)
 
 
 def a_go_that_cannot_be_written_is_refused():
     """the guest runs on at the source, which is told why; with room again it moves"""
     with Scene() as s:
         a, b = s.daemon('a'), s.daemon('b')
-        b.kill()
-        b.log = os.path.join(s.dir, 'b.log')
-        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=512k', 'none', b.dir], check=True)
-        try:
-            b.start()
+        with small_disk(b, b.dir, '512k'):
             src, dst = s.vmm(a, append=GUEST, ram='32M', options=['--stay']), \
                 s.vmm(b, incoming=True, ram='32M', options=['--stay'])
             src.wait_filled()
@@ -111,51 +45,34 @@ def a_go_that_cannot_be_written_is_refused():
             def no_room():
                 os.truncate(b.dir + '/journal-marks', 0)  # what was preallocated
                 fill(b.dir)
-            c = Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'go', 'call', no_room)
-            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            c = s.keep(Cutter(os.path.join(s.dir, 'cutter.sock'), b.listen, 'go', 'call', no_room))
+            a.ask('migrate', vm='web1', uri=c.uri, **NO_LIMIT)
             wait_for('GO', c.has_cut.is_set, 60)
             got = wait_for('its end', lambda: final(a), 60)
             expect(got['status'] == 'failed' and 'journal' in got['error-desc'], f"{got['status']}: {got.get('error-desc')}")
             wait_for('the guest to run here', src.runs)
             expect(not dst.runs(), 'two guests run')
-            for n in range(8):
-                os.unlink(f'{b.dir}/ballast{n}')
+            empty(b.dir)
             wait_for('the destination to be clean', lambda: not b.vms()['web1-in']['busy'], 40)
             src.verdict()
             got = migrate(a, b)
             expect(got['status'] == 'completed', f"{got['status']}: {got.get('error-desc')}")
             dst.verdict()
-            c.stop()
-        finally:
-            for v in s.procs[2:]:
-                v.kill()
-            b.kill()
-            subprocess.run(['umount', b.dir], check=True)
 
 
 def a_destination_that_lost_power_promises_nothing():
     """its disk has "begun", and what followed is lost: the guest may have run, and its disk has moved on"""
     with LostRunning() as x:
         expect(x.dst.last == (x.id, DESTINATION), f'its VMM was told of {x.dst.last}')
-        x.dst.die()
-        x.b.kill()
-        os.unlink(x.b.dir + '/journal-marks')
-        with open(x.b.dir + '/state/journal', 'rb+') as f:
-            synced = [line for line in f.readlines() if not line.startswith((b'go ', b'done '))]
-            f.seek(0)
-            f.truncate()
-            f.writelines(synced)
-        x.b.wrap = Etc(x.scene, boot_id='5f1b0e2c-0000-4000-8000-123456789abc\n').wrap
-        x.b.start()
-        expect(marks(x.b) == {'web1': 'begun'}, str(marks(x.b)))
-        expect(resolve(x.b, x.id) == 4, f'it answered {resolve(x.b, x.id)}')
+        x.lose_power_there()
+        expect(resolve(x.b.listen, x.id) == UNKNOWN, f'it answered {resolve(x.b.listen, x.id)}')
         x.go_on()
         wait_for('the source to have heard so', lambda: 'does not know whether the guest ran there' in x.a.text(), 60)
-        expect(x.status() == 'held' and x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
+        expect(x.status()['status'] == 'held' and x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
         x.a.ask('resolve', vm='web1', **{'run-here': True})
         wait_for('the guest to run here', x.src.runs)
         wait_for('both to agree', lambda: marks(x.a) == {} == marks(x.b), 60)
-        expect(resolve(x.b, x.id) == 4, 'an absent entry is taken for proof')
+        expect(resolve(x.b.listen, x.id) == UNKNOWN, 'an absent entry is taken for proof')
 
 
 def outcomes_of_others_push_no_outcome_out():
@@ -167,11 +84,11 @@ def outcomes_of_others_push_no_outcome_out():
         for _ in range(262):
             wait_for('a VMM that waits', lambda: there.state == INCOMING and not x.b.vms()['web2-in']['busy'])
             there.lies['load'] = 'refuse'
-            got = migrate(c, x.b, vm='web2', **FOR_EVER)
+            got = migrate(c, x.b, vm='web2', **NO_LIMIT)
             expect(got['status'] == 'failed', got['status'])
             wait_for('it to run on', other.runs)
         x.go_on()
-        wait_for('its end', lambda: x.status() == 'completed', 60)
+        wait_for('its end', lambda: x.status()['status'] == 'completed', 60)
         expect(x.src.state == RELEASED and x.dst.runs(), 'not where it was')
         wait_for('all to agree', lambda: marks(x.a) == marks(x.b) == marks(c) == {}, 60)
 
@@ -181,7 +98,7 @@ def both_sides_say_that_they_contradict():
     with LostRunning() as x:
         x.cutter.stop()
         x.go_on()
-        wait_for('it to be held', lambda: x.status() == 'held', 60)
+        wait_for('it to be held', lambda: x.status()['status'] == 'held', 60)
         x.a.ask('resolve', vm='web1', **{'run-here': True})
         wait_for('the guest to run there, too', x.src.runs)
         expect(x.dst.runs(), 'it does not run there')
@@ -194,10 +111,10 @@ def both_sides_say_that_they_contradict():
         got = forget(x.b, x.id.hex())
         expect(got.returncode == 4 and 'no migration of this id' in got.stderr, got.stderr)
         expect(forget(x.b, 'web1').returncode == 4, 'a name is no id')
-        expect(resolve(x.b, x.id) == 4, 'its VMM names the migration, and that alone is believed')
+        expect(resolve(x.b.listen, x.id) == UNKNOWN, 'its VMM names the migration, and that alone is believed')
         x.dst.leave()
         wait_for('its loss to be seen', lambda: not x.b.vms())
-        expect(resolve(x.b, x.id) == 4, 'what was forgotten is taken for proof')
+        expect(resolve(x.b.listen, x.id) == UNKNOWN, 'what was forgotten is taken for proof')
 
 
 def an_outcome_waits_for_a_peer_that_is_away():
@@ -210,7 +127,7 @@ def an_outcome_waits_for_a_peer_that_is_away():
         try:
             wait_for('the VMs', lambda: all(v.is_registered.is_set() for v in vmms))
             vmms[1].lies['load'] = 'refuse'
-            a.ask('migrate', vm='web1', uri=c.uri, **FOR_EVER)
+            a.ask('migrate', vm='web1', uri=c.uri, **NO_LIMIT)
             wait_for('its end', lambda: ended(a), 60)
             wait_for('its outcome', lambda: marks(a) == marks(b) == {'web1': 'never'})
             a.kill(signal.SIGTERM)
@@ -238,8 +155,7 @@ def a_journal_full_of_what_nobody_acknowledges_lets_no_guest_in():
         src.wait_filled()
         got = migrate(a, b)
         expect(got['status'] == 'failed' and 'vmferry forget' in got['error-desc'], f"{got['status']}: {got.get('error-desc')}")
-        listed = subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', b.control, 'journal', '--json'],
-                                stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+        listed = vmferry(b, 'journal', '--json').stdout.splitlines()
         expect(len(listed) == 4096 and '"vm":"vm4096"' in listed[-1], f'{len(listed)} lines')
         for bad in ({'after': 'vm7'}, {'after': f'{7:032x}', 'after-role': 'peer'}):
             try:

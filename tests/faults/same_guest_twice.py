@@ -4,7 +4,7 @@
 arriving, whichever came first; the source runs on and is told why. Within one daemon a guest still moves to and fro.
 
 Seen to fail: with find_vm() of plan.c looking only for the VM that waits, the first test: it says "moved", and web1 runs
-twice at b; without incoming_refuses() the next two; with guest_is_here() not leaving out a migration's own source, the test of one daemon;
+twice at b; without plan_refuses() the next two; with guest_is_here() not leaving out a migration's own source, the test of one daemon;
 without is_own_vm() the VMM of a guest that has just arrived is refused for 10 ms; without
 find_vm_without_side() a guest moves within a daemon whose VMMs cannot be told apart."""
 import os, signal, sys

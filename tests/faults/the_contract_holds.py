@@ -6,10 +6,11 @@ sent, nobody may know, and the operator is told so in one sentence.
 Seen to fail: without the deadline after GO the source waits for ever for a destination that is stopped; with
 the budget armed from the answer to PAUSE a stopped destination costs more than the limit; with the clocks
 taken for one the blackout is 100,000 s."""
-import os, signal, subprocess, sys, time
+import os, signal, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
 from ferry import SLOW, Failed, Scene, ended, expect, is_about, main, migrate, stop, wait_for
+from full_disk import empty, fill, small_disk
 
 LIMIT = int(60 * SLOW)
 GUEST = 'v0=seq:60:8'
@@ -134,78 +135,36 @@ def clocks_that_have_nothing_to_do_with_each_other():
                f"blackout {got['blackout-us']} us, error {got['clock-error-us']} us, downtime {got['downtime-us']} us")
 
 
-def fill(folder):
-    """no file there can get a page any more; room in a file's last page goes first"""
-    cpus = os.sched_getaffinity(0)
-    for n in range(16):
-        os.sched_setaffinity(0, {sorted(cpus)[n % len(cpus)]})  # tmpfs counts by processor, and not quite exactly
-        with open(f'{folder}/ballast{n}', 'wb', buffering=0) as f:
-            try:
-                while f.write(b'x' * 512):
-                    pass
-            except OSError:
-                pass
-    os.sched_setaffinity(0, cpus)
-    with open(f'{folder}/journal', 'ab', buffering=0) as f:
-        if f.tell() % 4096:  # comments: the journal's reader skips them
-            f.write(b'#' * (4096 - f.tell() % 4096 - 1) + b'\n')
+def refused_by_the_disk_of(victim):
+    """a full state disk: the migration ends before the guest is stopped, the words say why; with room again it moves"""
+    with Scene() as s:
+        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
+        daemon = {'source': a, 'destination': b}[victim]
+        full = os.path.join(daemon.dir, 'state')
+        with small_disk(daemon, full, '16k'):
+            wait_for('the VM', lambda: (v := daemon.ask('query-vms')) and not v[0]['busy'])
+            fill(full)
+            got = migrate(a, b, **{'downtime-limit': LIMIT})
+            expect(got['status'] == 'failed' and 'journal' in got['error-desc'] and 'No space left' in got['error-desc'],
+                   f"{got['status']}: {got.get('error-desc')}")
+            expect(src.runs() and not dst.runs() and not src.stats()['vcpus'][0]['blackouts'], 'it was stopped')
+            src.verdict()
+            empty(full)
+            wait_for('a clean destination', lambda: not b.ask('query-vms')[0]['busy'])
+            got = migrate(a, b, **{'downtime-limit': LIMIT})
+            expect(got['status'] == 'completed', f"with room again: {got.get('error-desc')}")
+            dst.verdict()
 
 
 def a_disk_that_refuses_the_journal():
-    """nothing is stopped before the journal has it: the migration ends, the guest runs on, the words say why"""
-    with Scene() as s:
-        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
-        full = os.path.join(a.dir, 'state')
-        a.kill(signal.SIGTERM)
-        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16k', 'none', full], check=True)
-        try:
-            a.start()
-            wait_for('the VM', lambda: a.ask('query-vms'))
-            fill(full)
-            got = migrate(a, b, **{'downtime-limit': LIMIT})
-            expect(got['status'] == 'failed' and 'journal' in got['error-desc'] and 'No space left' in got['error-desc'],
-                   f"{got['status']}: {got.get('error-desc')}")
-            expect(src.runs() and not dst.runs() and not src.stats()['vcpus'][0]['blackouts'], 'it was stopped')
-            src.verdict()
-            for name in os.listdir(full):
-                if name.startswith('ballast'):
-                    os.unlink(os.path.join(full, name))
-            wait_for('a clean destination', lambda: not b.ask('query-vms')[0]['busy'])
-            got = migrate(a, b, **{'downtime-limit': LIMIT})
-            expect(got['status'] == 'completed', f"with room again: {got.get('error-desc')}")
-            dst.verdict()
-        finally:
-            a.kill(signal.SIGTERM)
-            subprocess.run(['umount', full])
+    """nothing is stopped before the journal has it"""
+    refused_by_the_disk_of('source')
 
 
 def a_destination_whose_disk_refuses_the_journal():
-    """it promises nothing that it could forget: refused in words before the guest stops; with room again it moves.
+    """it promises nothing that it could forget.
     Seen to fail: with PREPARED said without waiting for the sync the guest moves over the full disk"""
-    with Scene() as s:
-        a, b, src, dst = s.pair(GUEST, ram='32M', options=['--stay'])
-        full = os.path.join(b.dir, 'state')
-        b.kill(signal.SIGTERM)
-        subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=16k', 'none', full], check=True)
-        try:
-            b.start()
-            wait_for('the VM', lambda: b.ask('query-vms') and not b.ask('query-vms')[0]['busy'])
-            fill(full)
-            got = migrate(a, b, **{'downtime-limit': LIMIT})
-            expect(got['status'] == 'failed' and 'journal' in got['error-desc'] and 'No space left' in got['error-desc'],
-                   f"{got['status']}: {got.get('error-desc')}")
-            expect(src.runs() and not dst.runs() and not src.stats()['vcpus'][0]['blackouts'], 'it was stopped')
-            src.verdict()
-            for name in os.listdir(full):
-                if name.startswith('ballast'):
-                    os.unlink(os.path.join(full, name))
-            wait_for('a clean destination', lambda: not b.ask('query-vms')[0]['busy'])
-            got = migrate(a, b, **{'downtime-limit': LIMIT})
-            expect(got['status'] == 'completed', f"with room again: {got.get('error-desc')}")
-            dst.verdict()
-        finally:
-            b.kill(signal.SIGTERM)
-            subprocess.run(['umount', full])
+    refused_by_the_disk_of('destination')
 
 
 main([connection_cut_at_every_message, connection_cut_while_it_is_called_off, destination_daemon_stopped_in_every_state,

@@ -16,7 +16,8 @@ from ferry import SLOW, Failed, Scene, ended, expect, main, wait_for
 from standin_vmm import LIES, StandinVmm
 
 LIMIT = int(1000 * SLOW)
-REQUESTS = {'source': ('start-log', 'harvest', 'pause', 'save', 'resume', 'release'), 'destination': ('load', 'run', 'discard')}
+REQUESTS = {'source': ('migration', 'start-log', 'harvest', 'pause', 'save', 'resume', 'release'),
+            'destination': ('migration', 'load', 'run', 'discard')}
 LOST_AFTER_RUN = ('seq', 'type', 'endless', 'files', 'register', 'long')  # the same to the daemon as lose_after: 5 s each
 NEEDS_A_REFUSAL = ('resume', 'discard')  # of LOAD: else it is never asked
 

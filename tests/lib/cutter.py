@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A test instrument between two daemons: passes everything on, and does something at a message of the
 control connection: cuts it before or after that message, or calls back and goes on."""
-import os, socket, struct, threading
+import contextlib, os, socket, struct, threading
 
 ROLE_CONTROL = 1
 NAMES = ['?', 'plan', 'plan-ok', 'ahead', 'placed', 'prepare', 'prepared', 'state', 'ready', 'go', 'running', 'abort',
@@ -127,4 +127,5 @@ class Cutter:
         for s in self.socks:
             s.close()
         if self.uri.startswith('unix:'):
-            os.unlink(self.uri[5:])
+            with contextlib.suppress(FileNotFoundError):  # it is stopped already
+                os.unlink(self.uri[5:])

@@ -12,6 +12,7 @@ OUT = os.environ.get('VMFERRY_OUT', os.path.join(TOP, 'out'))
 TRACKER = os.environ.get('VMFERRY_TRACKER', '')
 SLOW = float(os.environ.get('VMFERRY_SLOW', '1'))  # sanitizers: deadlines that much longer
 STANDS_AFTER = 300  # seconds: a test function that takes longer tells where its threads are
+NO_LIMIT = {'downtime-limit': 2000000, 'downtime-limit-strict': False}  # of "migrate": the guest may stand for half an hour
 
 
 # Whoever ends us with SIGTERM must not leave daemons and guests behind.
@@ -281,7 +282,7 @@ class Scene:
 
     def __init__(self):
         self.dir = tempfile.mkdtemp(prefix='vmferry-')
-        self.procs, self.count = [], 0
+        self.procs, self.kept, self.count = [], [], 0
         self.crashed = set()
         self.wrap = os.environ.get('VMFERRY_WRAP', '').split()
 
@@ -292,8 +293,13 @@ class Scene:
         if who not in self.procs:
             self.procs.append(who)
 
+    def keep(self, what):
+        """has @what stopped at the end, before the processes; returns it"""
+        self.kept.append(what)
+        return what
+
     def __exit__(self, kind, value, trace):
-        for p in reversed(self.procs):
+        for p in reversed(self.procs + self.kept):
             p.stop()
         for text in self.crashed:
             print(f'# crashed: {text}', file=sys.stderr)
@@ -326,6 +332,23 @@ class Scene:
 def ended(daemon, vm='web1'):
     got = daemon.ask('query-migrate', vm=vm)
     return got if got['status'] in ('completed', 'failed', 'cancelled', 'held') else None
+
+
+def final(daemon):
+    """as ended(), but a guest that is held waits for more"""
+    got = ended(daemon)
+    return got if got and got['status'] != 'held' else None
+
+
+def marks(daemon):
+    """{VM: mark} of all that the journal keeps"""
+    return {e['vm']: e['mark'] for e in daemon.ask('query-journal')['entries']}
+
+
+def vmferry(daemon, *args):
+    """what an operator types"""
+    return subprocess.run([os.path.join(OUT, 'bin', 'vmferry'), '--socket', daemon.control, *args], capture_output=True,
+                          text=True, timeout=60 * SLOW)
 
 
 def migrate(daemon, to, vm='web1', wait=120, **params):

@@ -355,4 +355,16 @@ class StandinVmm:
         socket.send_fds(self.sock, [HEAD.pack(REGISTER, len(new), 7, 0) + new], self.register_files())
 
 
+class BigState(StandinVmm):
+    """its state is as large as it says, which may be more than sockets' buffers take"""
+
+    def carry_out(self, kind, body):
+        if kind != SAVE:
+            return super().carry_out(kind, body)
+        fd = self.files.pop()
+        os.ftruncate(fd, self.state_size)
+        os.close(fd)
+        return struct.pack('<Q', self.state_size)
+
+
 LIES = [n.removeprefix('lie_') for n in vars(StandinVmm) if n.startswith('lie_')]

@@ -75,7 +75,7 @@ end_idle:
 	:: forgets > 0 && (jd == J_DONE || jd == J_NEVER) -> forgets--; e = NOTHING; DROP_UNPROVEN
 #endif
 #if NAMESAKES
-	/* plan_take(), incoming_refuses(): a name runs once here */
+	/* plan_take(), plan_refuses(): a name runs once here */
 	:: namesakes > 0 && !has_namesake && incoming < 2 -> namesakes--; has_namesake = true; e = NOTHING;
 		if :: incoming == 1 -> e = DEV_VMM_LOST :: else fi
 #endif

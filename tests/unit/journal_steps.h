@@ -14,7 +14,7 @@
 #define PATIENCE_S 240 /* a test that hangs is ended */
 
 static char path[64], marks[80];
-static const uint8_t id1[16] = { 1 }, id2[16] = { 2 }, id3[16] = { 3 };
+static const uint8_t zeros[16], id1[16] = { 1 }, id2[16] = { 2 }, id3[16] = { 3 };
 static uint8_t boot[16], machine[16];
 static struct loop *loop;
 static struct worker *worker;
@@ -72,6 +72,25 @@ static inline int sync_now(struct journal *j)
 	journal_sync(j, on_synced, NULL);
 	assert_int_equal(loop_run(loop), 0);
 	return synced;
+}
+
+static inline bool proves(struct journal *j, const uint8_t id[16], enum journal_role role)
+{
+	return journal_proves_no_go(j, journal_find(j, id, role));
+}
+
+/* Puts @byte in the place of the one at @at, counted from the end if negative. */
+static inline void spoil(const char *file, off_t at)
+{
+	int fd = open(file, O_RDWR);
+	char c;
+
+	assert_true(fd >= 0);
+	at = lseek(fd, at, at < 0 ? SEEK_END : SEEK_SET);
+	assert_int_equal(pread(fd, &c, 1, at), 1);
+	c ^= 1;
+	assert_int_equal(pwrite(fd, &c, 1, at), 1);
+	close(fd);
 }
 
 static inline void remove_files(void)

@@ -149,7 +149,7 @@ bool incoming_cleans_later(struct ferry *ferry, struct vm *v)
 	return false;
 }
 
-const char *incoming_refuses(struct ferry *ferry, struct vm *v, char *text, size_t len)
+const char *plan_refuses(struct ferry *ferry, struct vm *v, char *text, size_t len)
 {
 	(void)ferry;
 	(void)v;
