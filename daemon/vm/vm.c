@@ -52,11 +52,11 @@ struct vm *vm_get(struct vm *vm)
 	return vm;
 }
 
-/* Unmapping a guest's RAM, and closing the last file of it, takes 40 ms a GiB. */
 /**
- * vm_let_ram_go() - the RAM of a VM whose connection is gone stays not allocated by us, though references are left
+ * vm_let_ram_go() - unmap the RAM of a VM whose connection is gone, and close its files, while there are references to @vm
  *
- * Its shared area stays. Context: may block; nobody else uses the RAM, now or later.
+ * Its shared area stays.
+ * Context: a work: it takes 40 ms a GiB. Nobody else uses the RAM, now or later.
  */
 void vm_let_ram_go(struct vm *vm)
 {
