@@ -14,8 +14,8 @@
 #: make check-walks         WALKS=1000000 walks of simulated daemons; tells faults put in, arcs taken, seconds
 #: make check-walks-find    defects put into the daemon that such walks must find
 #: make check-tsan          whole systems under TSan
-#: make check-kills         ROUNDS (500) of SIGKILL and SIGSTOP of the four processes at random moments, and PROCESS_WALKS
-#:                          (300) of daemons between stand-in VMMs; seeds are printed
+#: make check-kills         50 kills of each of the four processes, ROUNDS (500) of SIGKILL and SIGSTOP of any of them at
+#:                          random moments, and PROCESS_WALKS (300) of daemons between stand-in VMMs; seeds are printed
 #: make check-versions      this commit's daemon and that of the last landed one, both ways; needs the history
 #: make check-teardowns     1,000 VMs that end in every order under load, on KERNEL
 #: make check-linux-guest   the module, attached to a Linux guest under stock QEMU

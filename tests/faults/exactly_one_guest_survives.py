@@ -15,7 +15,7 @@ import collections, os, random, signal, socket, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import OUT, SLOW, Failed, Scene, expect, has_ended, main, migrate, stop, wait_for
 
-KILLS = int(os.environ.get('VMFERRY_KILLS', '50'))
+KILLS = int(os.environ.get('VMFERRY_KILLS', '20'))
 SEED = int(os.environ.get('VMFERRY_SEED', '4747'))
 ROUNDS, FIRST = int(os.environ.get('VMFERRY_ROUNDS', '24')), int(os.environ.get('VMFERRY_FIRST', '0'))
 VICTIMS = ('source daemon', 'destination daemon', 'source VMM', 'destination VMM')
