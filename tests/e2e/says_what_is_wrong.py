@@ -4,7 +4,8 @@
 takes; --help and the manual list the same options; and no message goes into a file that was opened for something else.
 An answer of vmferry that was not written is no success, and a VM that it does not know is called unknown.
 Seen to fail: with atoi() for numbers and "bad option or value" for all of them; with the configuration file read by
-fgets() alone, where /dev/zero never ended and a folder was empty; without open_standard_files(); with need-kvm behind the
+fgets() alone, where /dev/zero never ended and a folder was empty; without check_address(), check_folder() and is_address(),
+with take_text() for --daemon; without open_standard_files(); with need-kvm behind the
 packages in the Makefile; without check_options() and check_arguments() in the CLI; without terminal_close(); with "none" for the status of any name."""
 import json, os, re, signal, socket, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
@@ -13,6 +14,7 @@ from ferry import OUT, Scene, expect, main, wait_for
 TOP = os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..')
 GUEST = os.path.join(OUT, 'bin', 'guest.elf')
 LONG = 'a' * 100000
+PATH_108 = '/nowhere/' + 'a' * 99  # one byte more than a socket's path may have
 
 
 def program(name):
@@ -49,6 +51,7 @@ FERRYVM = [
     ('--save-cost', ('', 'x', '-1', '1000001', '4294967296'), ['milliseconds']),
     ('--load-cost', ('', '1.5', '-1'), ['milliseconds']),
     ('--die-after-run', ('x', '-5'), ['milliseconds']),
+    ('--daemon', (PATH_108, LONG), ['107 bytes']),
     ('--daemon', ('',), []), ('--stats', ('',), []), ('--disk', ('',), []), ('--device-name', ('',), []), ('--untracked', ('',), []),
 ) for value in values]
 
@@ -60,6 +63,11 @@ DAEMON = [
     ('--nice', ('20', '-21', '1x', '4294967296', '18446744073709551616'), ['-20 to 19']),
     ('--tracker', ('both',), ['auto, kmod, vmm']),
     ('--nice', ('',), ['empty']), ('--tracker', ('',), ['empty']), ('--listen', ('',), ['empty']), ('--run-dir', ('',), ['empty']),
+    ('--listen', ('x', 'host2:4747', 'tcp:x', 'tcp:::1:80', 'x' * 300), ['listen: "', 'tcp:HOST:PORT']),
+    ('--listen', ('tcp::65536', 'tcp::99999999999999999999', 'tcp::no-such-service'), ['listen: "tcp::', '65535']),
+    ('--listen', ('unix:', 'unix:' + PATH_108), ['listen: "unix:', '1 to 107 bytes']),
+    ('--vmm-socket', (PATH_108,), ['107 bytes']), ('--control-socket', (PATH_108, LONG), ['107 bytes']),
+    ('--run-dir', (PATH_108, LONG), ['bytes']), ('--state-dir', ('x' * 256, LONG), ['bytes']),
     ('--vmm-socket', ('',), ['empty']), ('--control-socket', ('',), ['empty']), ('--state-dir', ('',), ['empty']),
 ) for value in values]
 
@@ -69,6 +77,7 @@ VMFERRY = [
     (['bogus'], ['no such verb: bogus']),
     (['list', 'x'], ['list takes no argument']),
     (['migrate', 'web1'], ['migrate takes two arguments, VM and ADDRESS']),
+    (['migrate', 'web1', 'host2'], ['ADDRESS "host2"', 'tcp:HOST:PORT']), (['migrate', 'web1', ''], ['ADDRESS ""']),
     (['cancel'], ['cancel takes one argument, VM']),
     (['status', 'a', 'b'], ['status takes one argument at most, VM']),
     (['forget'], ['forget takes one argument, ID']),
@@ -147,6 +156,9 @@ def a_file_that_is_no_configuration():
         refused(b'nice =\n', 'line 1', '"nice" has no value')
         refused(b'nice = 3\0\n', 'value 0')
         refused(b'run-dir = ' + b'a' * 10000000 + b'\n', '64 KiB')
+        with open(path, 'wb') as f:
+            f.write(b'listen = host2:4747\n')
+        ends(2, ['listen: "host2:4747"', 'tcp:HOST:PORT'], 'vmferryd', '--config', path)
         # A long line is one line: what is wrong behind it has the next number.
         refused(b'run-dir = /' + b'a' * 3000 + b'\nbogus = 1\n', 'line 2')
 

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "output.h"
@@ -236,6 +237,12 @@ static int take_text(const char **out)
 	return *optarg ? 0 : -EINVAL;
 }
 
+static int take_socket(const char **out)
+{
+	*out = optarg;
+	return *optarg && strlen(optarg) < sizeof(((struct sockaddr_un *)0)->sun_path) ? 0 : -EINVAL;
+}
+
 static bool is_name(const char *text, size_t longest)
 {
 	size_t len = strlen(text);
@@ -274,7 +281,7 @@ static int take_option(struct options *o, int c)
 	case OPT_INCOMING: o->incoming = true; return 0;
 	case OPT_RAM: return take_ram(o);
 	case OPT_VCPUS: return parse_number(optarg, 1, VM_MAX_VCPUS, &o->nr_vcpus);
-	case OPT_DAEMON: return take_text(&o->daemon);
+	case OPT_DAEMON: return take_socket(&o->daemon);
 	case OPT_STATS: return take_text(&o->stats);
 	case OPT_DISK: return take_text(&o->disk);
 	case OPT_STAY: o->stay = true; return 0;
@@ -301,6 +308,7 @@ static const char *expected(int c)
 	case OPT_STATE: return "a size such as 512K, 4M or 1G";
 	case OPT_VCPUS: return "a number from 1 to 8";
 	case OPT_APPEND: return "a command line of at most 3700 bytes";
+	case OPT_DAEMON: return "the path of a socket, 1 to 107 bytes";
 	case OPT_TRACKER: return "ring or bitmap";
 	case OPT_SAVE:
 	case OPT_LOAD:
