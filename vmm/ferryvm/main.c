@@ -148,10 +148,34 @@ static void vm_discard(void *arg)
 	empty_ram(arg);
 }
 
+static const char *daemon_socket(const struct vm *vm)
+{
+	return vm->opt.daemon ? vm->opt.daemon : VMFERRY_VMM_SOCKET;
+}
+
+static void vm_unreachable(void *arg, int err)
+{
+	struct vm *vm = arg;
+
+	vm->awaits_daemon = true;
+	output_say("ferryvm: vm %s: no vmferryd answers at %s: %s; looking for it all the while; the guest is not touched by this\n",
+		   vm->opt.name, daemon_socket(vm), strerror(-err));
+}
+
+static void vm_registered(void *arg)
+{
+	struct vm *vm = arg;
+
+	if (vm->awaits_daemon)
+		output_say("ferryvm: vm %s: registered with vmferryd at %s\n", vm->opt.name, daemon_socket(vm));
+	vm->awaits_daemon = false;
+}
+
 static void vm_refused(void *arg, const char *why)
 {
-	const struct vm *vm = arg;
+	struct vm *vm = arg;
 
+	vm->awaits_daemon = true;
 	output_say("ferryvm: vm %s: vmferryd does not register it: %s; trying again every few seconds\n", vm->opt.name, why);
 }
 
@@ -164,6 +188,8 @@ static const struct vmferry_ops ops = {
 	.release = vm_release,
 	.discard = vm_discard,
 	.refused = vm_refused,
+	.unreachable = vm_unreachable,
+	.registered = vm_registered,
 };
 
 static int parse_size(const char *text, uint64_t *out)
