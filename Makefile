@@ -16,7 +16,7 @@
 #: make check-tsan          whole systems under TSan
 #: make check-kills         50 kills of each of the four processes, ROUNDS (500) of SIGKILL and SIGSTOP of any of them at
 #:                          random moments, and PROCESS_WALKS (300) of daemons between stand-in VMMs; seeds are printed
-#: make check-versions      this commit's daemon and that of the last landed one, both ways; needs the history
+#: make check-versions      this commit's daemon and that of the last landed one, both ways; needs git's history
 #: make check-teardowns     1,000 VMs that end in every order under load, on KERNEL
 #: make check-linux-guest   the module, attached to a Linux guest under stock QEMU
 #: make check-trixie        the demo, from a fresh clone in a fresh room of Debian 13; tells seconds and megabytes

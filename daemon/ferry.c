@@ -87,6 +87,14 @@ static int lock_folder(const char *folder, struct lock_file **lock)
 	return err;
 }
 
+/* For the parts that do not report why they cannot be made. Return: @err */
+static int report_part(const char *what, int err)
+{
+	if (err)
+		error_report("vmferryd: cannot make %s: %s", what, strerror(-err));
+	return err;
+}
+
 /* Before anything is read or written: two daemons would undo each other's journal. */
 static int lock_folders(struct ferry *f, const struct ferry_config *c)
 {
@@ -123,10 +131,10 @@ static int open_records(struct ferry *f, const struct ferry_config *c)
 
 	snprintf(f->learned_dir, sizeof(f->learned_dir), "%s/learned", c->state_dir);
 	make_dir(f->learned_dir, 0700); /* without it predictions begin anew each time */
-	err = scribe_open(&f->scribe);
+	err = report_part("the thread that writes files", scribe_open(&f->scribe));
 	snprintf(path, sizeof(path), "%s/blackouts", c->state_dir);
 	if (!err)
-		err = blackouts_open(f->scribe, f->limited, path, &f->blackouts);
+		err = report_part("the list of blackouts", blackouts_open(f->scribe, f->limited, path, &f->blackouts));
 	return err;
 }
 
@@ -162,11 +170,11 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 		return err;
 	f->loop = loop_new();
 	if (!f->loop)
-		return -ENOMEM;
+		return report_part("the event loop", -errno);
 	memcpy(f->host, c->boot, sizeof(f->host));
-	err = limited_open(f->loop, &f->limited);
+	err = report_part("the limits of messages", limited_open(f->loop, &f->limited));
 	if (!err)
-		err = worker_open(f->loop, &f->worker);
+		err = report_part("the worker's threads", worker_open(f->loop, &f->worker));
 	init_vms(f, c->tracker);
 	if (!err)
 		err = open_journal(f, c);
@@ -177,7 +185,7 @@ int ferry_open(struct ferry *f, const struct ferry_config *c)
 	if (!err)
 		err = vm_socket_listen(&f->vms, c->vmm_socket);
 	if (!err)
-		err = settle_start(f);
+		err = report_part("the timer of outcomes", settle_start(f));
 	return err;
 }
 

@@ -22,6 +22,7 @@
 #include "peer/peer.h"
 
 #define HEAP_BYTES (4 << 20) /* the loop uses less than a half; 4,096 outcomes that nobody acknowledges are 2.7 MB more */
+#define FEW_FDS 256 /* below that it says that VMs and peers may find no room */
 #define MOST_FDS 16384 /* for which the table has room from the beginning: 128 KiB */
 
 /*
@@ -71,13 +72,19 @@ static void block_signals(void)
 static int watch_signals(struct ferry *f, struct loop_source *s)
 {
 	sigset_t set;
+	int err;
 
 	signals_to_end(&set);
 	*s = (struct loop_source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
 				   .ready = on_signal,
 				   .owner = f,
 				   .name = "signal" };
-	return s->fd < 0 ? -errno : loop_add(f->loop, s, EPOLLIN);
+	if (s->fd < 0) {
+		err = -errno;
+		error_report("vmferryd: cannot be told of signals: %s", strerror(-err));
+		return err;
+	}
+	return loop_add(f->loop, s, EPOLLIN);
 }
 
 /*
@@ -112,11 +119,22 @@ static int make_heap(void)
 {
 	void *room = malloc(HEAP_BYTES);
 
-	if (!room)
+	if (!room) {
+		error_report("vmferryd: no memory for a heap of %d MiB", HEAP_BYTES >> 20);
 		return -ENOMEM;
+	}
 	explicit_bzero(room, HEAP_BYTES); /* the compiler leaves out a memset() before a free() */
 	free(room);
 	return 0;
+}
+
+#define RAISE_FD_LIMIT "type \"ulimit -n 1024\" before vmferryd, or set LimitNOFILE=1024 in its systemd unit"
+
+static unsigned long long fd_limit(void)
+{
+	struct rlimit limit;
+
+	return getrlimit(RLIMIT_NOFILE, &limit) ? RLIM_INFINITY : limit.rlim_cur;
 }
 
 /*
@@ -125,12 +143,12 @@ static int make_heap(void)
  */
 static void make_fd_table(void)
 {
-	struct rlimit limit;
+	unsigned long long limit = fd_limit();
 	int highest, fd;
 
-	if (getrlimit(RLIMIT_NOFILE, &limit) || !limit.rlim_cur)
+	if (!limit)
 		return;
-	highest = (int)(limit.rlim_cur < MOST_FDS ? limit.rlim_cur : MOST_FDS) - 1;
+	highest = (int)(limit < MOST_FDS ? limit : MOST_FDS) - 1;
 	fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, highest);
 	if (fd >= 0)
 		close(fd);
@@ -195,6 +213,11 @@ int main(int argc, char **argv)
 		error_report("vmferryd: cannot start the log: %s", strerror(-err));
 	else
 		err = start(&f, &o, &signals);
+	if (err == -EMFILE)
+		error_report("vmferryd: the limit of open files, %llu, is too low to start: " RAISE_FD_LIMIT, fd_limit());
+	else if (!err && fd_limit() < FEW_FDS)
+		notice_report("vmferryd: the limit of open files, %llu, is low; VMs and peers cannot connect once it is "
+			      "reached: " RAISE_FD_LIMIT, fd_limit());
 	if (!err) {
 		notice_report("vmferryd %s: ready; peers at %s, VMMs at %s, control at %s",
 			      VMFERRY_RELEASE, o.listen, o.vmm_socket, o.control_socket);

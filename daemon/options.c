@@ -11,8 +11,10 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "peer/address.h"
 
 #define CONFIG_FILE "/etc/vmferry/vmferryd.conf"
+#define FOLDER_MOST 255 /* bytes; names of files are appended to it */
 #define CONFIG_MOST 65536 /* bytes; a file of more is not a configuration file */
 
 static const struct setting {
@@ -181,19 +183,54 @@ static int fill_nice(struct options *o)
 	return -EINVAL;
 }
 
-static int fill_socket(struct options *o, char **path, const char *name)
+static int check_folder(const char *option, const char *path)
 {
-	if (!*path && asprintf(path, "%s/%s", o->run_dir, name) < 0)
-		*path = NULL;
-	return *path ? 0 : -ENOMEM;
+	if (strlen(path) <= FOLDER_MOST)
+		return 0;
+	error_report("%s: \"%.100s...\" has %zu bytes; %d are the most", option, path, strlen(path), FOLDER_MOST);
+	return -EINVAL;
+}
+
+static int check_address(const char *option, const char *uri)
+{
+	char why[160];
+	int err = address_check(uri, why, sizeof(why));
+
+	if (err)
+		error_report("%s: \"%.200s\": %s", option, uri, why);
+	return err;
+}
+
+/* Without a value of its own, @option's socket is in the run directory, and a path that is too long is that one's. */
+static int fill_socket(struct options *o, char **path, const char *option, const char *name)
+{
+	char *uri = NULL;
+	int err;
+
+	if (!*path) {
+		option = "run-dir";
+		if (asprintf(path, "%s/%s", o->run_dir, name) < 0)
+			*path = NULL;
+	}
+	if (!*path || asprintf(&uri, "unix:%s", *path) < 0)
+		return -ENOMEM;
+	err = check_address(option, uri);
+	free(uri);
+	return err;
 }
 
 static int fill_defaults(struct options *o)
 {
-	int err = fill_socket(o, &o->vmm_socket, "vmm.sock");
+	int err = check_folder("run-dir", o->run_dir);
 
 	if (!err)
-		err = fill_socket(o, &o->control_socket, "control.sock");
+		err = check_folder("state-dir", o->state_dir);
+	if (!err)
+		err = fill_socket(o, &o->vmm_socket, "vmm-socket", "vmm.sock");
+	if (!err)
+		err = fill_socket(o, &o->control_socket, "control-socket", "control.sock");
+	if (!err)
+		err = check_address("listen", o->listen);
 	if (!err)
 		err = fill_nice(o);
 	return err ? err : fill_tracker(o);

@@ -82,10 +82,11 @@ static int add_alarm(struct loop *l)
 	return epoll_ctl(l->epoll, EPOLL_CTL_ADD, l->alarm, &ev) ? -errno : 0;
 }
 
-/** loop_new() - NULL: no memory or no fds */
+/** loop_new() - Return: the loop; NULL: no memory or no fds, and errno says which */
 struct loop *loop_new(void)
 {
 	struct loop *l = calloc(1, sizeof(*l));
+	int err;
 
 	if (!l)
 		return NULL;
@@ -95,7 +96,9 @@ struct loop *loop_new(void)
 	loop_times_begin(&l->times, now_ns());
 	l->epoll = epoll_create1(EPOLL_CLOEXEC);
 	if (l->epoll < 0 || add_alarm(l)) {
+		err = errno;
 		loop_free(l);
+		errno = err;
 		return NULL;
 	}
 	return l;

@@ -567,6 +567,15 @@ static int check_options(const struct cli *o, const struct verb *v)
 	return 0;
 }
 
+static int check_address(const char *uri)
+{
+	if (!strncmp(uri, "tcp:", 4) || !strncmp(uri, "unix:", 5))
+		return 0;
+	fprintf(stderr, "vmferry: ADDRESS \"%.200s\" is none: use tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH; see vmferry "
+		"--help\n", uri);
+	return -EINVAL;
+}
+
 /* @args: the verb and its arguments, NULL behind the last */
 static int obey(struct cli *o, char **args, int nr)
 {
@@ -583,6 +592,8 @@ static int obey(struct cli *o, char **args, int nr)
 		fprintf(stderr, "vmferry: %s takes %s; see vmferry --help\n", v->name, v->takes);
 		return EXIT_BAD_USAGE;
 	}
+	if (v->run == do_migrate && check_address(args[2]))
+		return EXIT_BAD_USAGE;
 	return check_options(o, v) ? EXIT_BAD_USAGE : run(o, v, args + 1);
 }
 

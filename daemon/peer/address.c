@@ -8,7 +8,9 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -16,6 +18,13 @@
 
 #include "base/cleanup.h"
 
+/* A number that no port has; a name is for the resolver. */
+static bool is_too_high(const char *port)
+{
+	return !port[strspn(port, "0123456789")] && strtoul(port, NULL, 10) > UINT16_MAX;
+}
+
+/* Return: 0; -EINVAL: not HOST:PORT; -ERANGE: a port above 65535, which getaddrinfo() takes modulo 65536 */
 static int parse_tcp(const char *rest, char *host, size_t host_len, char *port, size_t port_len)
 {
 	const char *colon = strrchr(rest, ':');
@@ -35,7 +44,19 @@ static int parse_tcp(const char *rest, char *host, size_t host_len, char *port, 
 	memcpy(host, rest, n);
 	host[n] = '\0';
 	strcpy(port, colon + 1);
-	return 0;
+	return is_too_high(port) ? -ERANGE : 0;
+}
+
+static int parse_uri(const char *uri, char *host, size_t host_len, char *port, size_t port_len)
+{
+	return strncmp(uri, "tcp:", 4) ? -EINVAL : parse_tcp(uri + 4, host, host_len, port, port_len);
+}
+
+static int not_an_address(int err, char *why, size_t len)
+{
+	snprintf(why, len, err == -ERANGE ? "a port is a number up to 65535" :
+			   "not an address: use tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH");
+	return -EINVAL;
 }
 
 /** address_tune() - small control messages must not wait for one another */
@@ -103,7 +124,7 @@ bool address_needs_look_up(const char *uri)
 {
 	char host[256], port[32], number[sizeof(struct in6_addr)];
 
-	if (strncmp(uri, "tcp:", 4) || parse_tcp(uri + 4, host, sizeof(host), port, sizeof(port)))
+	if (parse_uri(uri, host, sizeof(host), port, sizeof(port)))
 		return false; /* a path, or no address at all */
 	host[strcspn(host, "%")] = '\0'; /* fe80::1%eth0 */
 	return port[strspn(port, "0123456789")] ||
@@ -143,23 +164,62 @@ void address_alternate(struct address *list, unsigned int nr)
 int address_resolve(const char *uri, struct address *list, char *why, size_t why_len)
 {
 	char host[256], port[32];
-	int n;
+	int n, err = parse_uri(uri, host, sizeof(host), port, sizeof(port));
 
 	why[0] = '\0';
 	if (!strncmp(uri, "unix:", 5)) {
 		n = unix_address(uri + 5, list);
 		n = n ? n : 1;
-	} else if (!strncmp(uri, "tcp:", 4) && !parse_tcp(uri + 4, host, sizeof(host), port, sizeof(port))) {
+	} else if (!err) {
 		n = tcp_addresses(host[0] ? host : "localhost", port, list, why, why_len);
 	} else {
-		snprintf(why, why_len, "not an address: use tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH");
-		return -EINVAL;
+		return not_an_address(err, why, why_len);
 	}
 	if (!n)
 		n = -EHOSTUNREACH;
 	if (n < 0 && !why[0])
 		snprintf(why, why_len, "%s", strerror(-n));
 	return n;
+}
+
+static int check_path(const char *path, char *why, size_t len)
+{
+	size_t most = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
+
+	if (*path && strlen(path) <= most)
+		return 0;
+	snprintf(why, len, "the path of a socket has 1 to %zu bytes, this one %zu", most, strlen(path));
+	return -EINVAL;
+}
+
+/**
+ * address_check() - is @uri written as an address must be? Whether it can be listened at is not asked.
+ * @why: gets the reason in words on failure
+ *
+ * Context: asks no name server; the name of a service may be looked up in a file.
+ * Return: 0 or -EINVAL.
+ */
+int address_check(const char *uri, char *why, size_t why_len)
+{
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE }, *found;
+	char host[256], port[32];
+	int err;
+
+	why[0] = '\0';
+	if (!strncmp(uri, "unix:", 5))
+		return check_path(uri + 5, why, why_len);
+	err = parse_uri(uri, host, sizeof(host), port, sizeof(port));
+	if (err)
+		return not_an_address(err, why, why_len);
+	if (!port[strspn(port, "0123456789")])
+		return 0;
+	err = getaddrinfo(NULL, port, &hints, &found);
+	if (!err)
+		freeaddrinfo(found);
+	if (err != EAI_SERVICE && err != EAI_NONAME)
+		return 0;
+	snprintf(why, why_len, "no service is named \"%s\"; a port is a number up to 65535", port);
+	return -EINVAL;
 }
 
 /* Removes the socket of a process that has ended, and nothing else. Return: 0: @sa is free now */
@@ -231,16 +291,15 @@ static int listen_tcp(const char *host, const char *port, char *why, size_t len)
 int address_listen(const char *uri, char *why, size_t why_len)
 {
 	char host[256], port[32];
-	int sock;
+	int sock, err = parse_uri(uri, host, sizeof(host), port, sizeof(port));
 
 	why[0] = '\0';
 	if (!strncmp(uri, "unix:", 5)) {
 		sock = listen_unix(uri + 5, why, why_len);
-	} else if (!strncmp(uri, "tcp:", 4) && !parse_tcp(uri + 4, host, sizeof(host), port, sizeof(port))) {
+	} else if (!err) {
 		sock = listen_tcp(host, port, why, why_len);
 	} else {
-		snprintf(why, why_len, "not an address: use tcp:HOST:PORT, tcp:[IPV6]:PORT or unix:PATH");
-		return -EINVAL;
+		return not_an_address(err, why, why_len);
 	}
 	if (sock < 0 && !why[0])
 		snprintf(why, why_len, "%s", strerror(-sock));

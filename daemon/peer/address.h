@@ -21,6 +21,7 @@ struct address {
 int address_resolve(const char *uri, struct address *list, char *why, size_t why_len);
 bool address_needs_look_up(const char *uri);
 void address_alternate(struct address *list, unsigned int nr);
+int address_check(const char *uri, char *why, size_t why_len);
 int address_listen(const char *uri, char *why, size_t why_len);
 void address_tune(int sock);
 

@@ -4,7 +4,8 @@
 takes; --help and the manual list the same options; and no message goes into a file that was opened for something else.
 An answer of vmferry that was not written is no success, and a VM that it does not know is called unknown.
 Seen to fail: with atoi() for numbers and "bad option or value" for all of them; with the configuration file read by
-fgets() alone, where /dev/zero never ended and a folder was empty; without open_standard_files(); with need-kvm behind the
+fgets() alone, where /dev/zero never ended and a folder was empty; without check_address(), check_folder() and is_address(),
+with take_text() for --daemon; without open_standard_files(); without report_part() or the line for -EMFILE; with need-kvm behind the
 packages in the Makefile; without check_options() and check_arguments() in the CLI; without terminal_close(); with "none" for the status of any name."""
 import json, os, re, signal, socket, subprocess, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
@@ -13,6 +14,7 @@ from ferry import OUT, Scene, expect, main, wait_for
 TOP = os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', '..')
 GUEST = os.path.join(OUT, 'bin', 'guest.elf')
 LONG = 'a' * 100000
+PATH_108 = '/nowhere/' + 'a' * 99  # one byte more than a socket's path may have
 
 
 def program(name):
@@ -49,6 +51,7 @@ FERRYVM = [
     ('--save-cost', ('', 'x', '-1', '1000001', '4294967296'), ['milliseconds']),
     ('--load-cost', ('', '1.5', '-1'), ['milliseconds']),
     ('--die-after-run', ('x', '-5'), ['milliseconds']),
+    ('--daemon', (PATH_108, LONG), ['107 bytes']),
     ('--daemon', ('',), []), ('--stats', ('',), []), ('--disk', ('',), []), ('--device-name', ('',), []), ('--untracked', ('',), []),
 ) for value in values]
 
@@ -60,6 +63,11 @@ DAEMON = [
     ('--nice', ('20', '-21', '1x', '4294967296', '18446744073709551616'), ['-20 to 19']),
     ('--tracker', ('both',), ['auto, kmod, vmm']),
     ('--nice', ('',), ['empty']), ('--tracker', ('',), ['empty']), ('--listen', ('',), ['empty']), ('--run-dir', ('',), ['empty']),
+    ('--listen', ('x', 'host2:4747', 'tcp:x', 'tcp:::1:80', 'x' * 300), ['listen: "', 'tcp:HOST:PORT']),
+    ('--listen', ('tcp::65536', 'tcp::99999999999999999999', 'tcp::no-such-service'), ['listen: "tcp::', '65535']),
+    ('--listen', ('unix:', 'unix:' + PATH_108), ['listen: "unix:', '1 to 107 bytes']),
+    ('--vmm-socket', (PATH_108,), ['107 bytes']), ('--control-socket', (PATH_108, LONG), ['107 bytes']),
+    ('--run-dir', (PATH_108, LONG), ['bytes']), ('--state-dir', ('x' * 256, LONG), ['bytes']),
     ('--vmm-socket', ('',), ['empty']), ('--control-socket', ('',), ['empty']), ('--state-dir', ('',), ['empty']),
 ) for value in values]
 
@@ -69,6 +77,7 @@ VMFERRY = [
     (['bogus'], ['no such verb: bogus']),
     (['list', 'x'], ['list takes no argument']),
     (['migrate', 'web1'], ['migrate takes two arguments, VM and ADDRESS']),
+    (['migrate', 'web1', 'host2'], ['ADDRESS "host2"', 'tcp:HOST:PORT']), (['migrate', 'web1', ''], ['ADDRESS ""']),
     (['cancel'], ['cancel takes one argument, VM']),
     (['status', 'a', 'b'], ['status takes one argument at most, VM']),
     (['forget'], ['forget takes one argument, ID']),
@@ -147,6 +156,9 @@ def a_file_that_is_no_configuration():
         refused(b'nice =\n', 'line 1', '"nice" has no value')
         refused(b'nice = 3\0\n', 'value 0')
         refused(b'run-dir = ' + b'a' * 10000000 + b'\n', '64 KiB')
+        with open(path, 'wb') as f:
+            f.write(b'listen = host2:4747\n')
+        ends(2, ['listen: "host2:4747"', 'tcp:HOST:PORT'], 'vmferryd', '--config', path)
         # A long line is one line: what is wrong behind it has the next number.
         refused(b'run-dir = /' + b'a' * 3000 + b'\nbogus = 1\n', 'line 2')
 
@@ -190,6 +202,33 @@ def closed_standard_files_stay_empty():
                 p.wait(60)
 
 
+def a_low_limit_of_open_files_is_told():
+    """at each limit below the one that suffices to start; the first limit is the lowest that ld.so can do with"""
+    with Scene() as s:
+        for limit in range(4, 65):
+            at, log = os.path.join(s.dir, str(limit)), os.path.join(s.dir, f'{limit}.log')
+            os.makedirs(at)
+            with open(log, 'w') as f:
+                p = subprocess.Popen(['/bin/sh', '-c', f'ulimit -n {limit}; exec "$@"', 'sh', program('vmferryd'), '--config', '/dev/null',
+                                      '--run-dir', at, '--state-dir', at + '/state', '--listen', f'unix:{at}/peer.sock'],
+                                     stdin=subprocess.DEVNULL, stderr=f)
+            try:
+                wait_for('it to start, or to end', lambda: p.poll() is not None or b' ready; ' in open(log, 'rb').read(), 60)
+                code = p.poll()
+            finally:
+                p.terminate()
+                p.wait(60)
+            said = open(log).read()
+            expect(code in (1, None), f'limit {limit}: ended with {code}: {said}')
+            expect(f'the limit of open files, {limit}, is {"low" if code is None else "too low to start"}' in said and
+                   'ulimit -n 1024' in said, f'limit {limit}: {code}: {said}')
+            expect(code is None or said.count('Too many open files') >= 1, f'limit {limit}: it does not say what it cannot open: {said}')
+            if code is None:
+                expect(limit > 12, f'it starts at {limit}')
+                return
+        expect(False, 'it does not start at all')
+
+
 def a_stats_socket_replaces_no_other_file():
     with Scene() as s:
         path = os.path.join(s.dir, 'precious')
@@ -231,5 +270,5 @@ def no_kvm_is_told_before_anything_is_installed():
 
 
 main([a_wrong_argument_is_named, vmferry_calls_a_vm_unknown, an_answer_that_is_not_written_is_no_success, a_file_that_is_no_configuration, help_and_manual_list_the_same_options,
-      help_that_cannot_be_written, closed_standard_files_stay_empty, a_stats_socket_replaces_no_other_file,
+      help_that_cannot_be_written, closed_standard_files_stay_empty, a_low_limit_of_open_files_is_told, a_stats_socket_replaces_no_other_file,
       no_kvm_is_told_before_anything_is_installed])

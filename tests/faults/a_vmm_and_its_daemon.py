@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Promise: a VMM that the daemon refuses says why, once, and tries again after seconds; it remembers the migration that it
-was told of last until the guest has left or nothing has arrived; daemons of version 1 can use it as before.
+"""Promise: a VMM that finds no daemon says so, once, and says when it has registered; one that the daemon refuses says why,
+once, and tries again after seconds; it remembers the migration that it was told of last until the guest has left or nothing has
+arrived; daemons of version 1 can use it as before.
 
 The VMM is ferryvm; its daemon is a stand-in (tests/lib/standin_daemon.py), but for the last two tests.
 
 Seen to fail: with RETRY_MS for a refused VMM, too, it registers 19 times a second; without told_refusal the reason is
-printed at each attempt; without the line in do_discard() or in serve_one() the migration that is over is named again."""
-import os, struct, subprocess, sys, time
+printed at each attempt; without told_unreachable a line for each attempt; without vm_unreachable() or vm_registered() in
+ferryvm nothing is said; without the line in do_discard() or in serve_one() the migration that is over is named again."""
+import os, socket, struct, subprocess, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from ferry import OUT, Scene, expect, main, wait_for
 from standin_daemon import StandinDaemon
@@ -60,10 +62,45 @@ def a_refused_vmm_says_why_and_backs_off():
         said = open(x.vmm.log).read()
         expect(said.count(why) == 1, f'said {said.count(why)} times:\n{said}')
         expect('vm web1: vmferryd does not register it' in said and 'forged??[31m' in said, said)
+        expect(said.count('registered with vmferryd') == 1, said)
         # Once it was registered, the same reason is a new one.
         x.d.refusals = [why]
         again(x.d)
         expect(open(x.vmm.log).read().count(why) == 2, 'the second time is not told')
+
+
+def hang_up(path, times):
+    """listens at @path and ends that many connections"""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        sock.listen(8)
+        sock.settimeout(60)
+        for _ in range(times):
+            sock.accept()[0].close()
+    os.unlink(path)
+
+
+def without_a_daemon_it_says_so_once_and_says_when_it_is_registered():
+    with Stage(append=GUEST) as x:
+        def said():
+            text = open(x.vmm.log).read()
+            return text.count('vm web1: no vmferryd answers at ' + path), text.count('vm web1: registered with vmferryd at ' + path)
+
+        def another_daemon():
+            x.d = x.vmm.daemon = StandinDaemon(path)
+            wait_for('it to register', x.d.is_registered.is_set)
+        path = x.d.vmm
+        expect(open(x.vmm.log).read() == '', 'a VMM whose daemon is there has nothing to say: ' + open(x.vmm.log).read())
+        again(x.d)
+        expect(said() == (0, 0), f'a connection that breaks while the daemon is there: {said()}')
+        for n in (1, 2):
+            os.unlink(path)
+            x.d.stop()
+            wait_for('it to say so', lambda: said() == (n, n - 1))
+            hang_up(path, 5)
+            another_daemon()
+            wait_for('it to say that it has registered', lambda: said() == (n, n))
+        expect(open(x.vmm.log).read().count('\n') == 4, open(x.vmm.log).read())
 
 
 def a_daemon_of_version_1_refuses_without_words():
@@ -131,6 +168,6 @@ def names_that_are_none_are_refused_at_once():
             expect(got.returncode == 2 and 'printable ASCII without blanks' in got.stderr, f'{option} {name!r}: {got}')
 
 
-main([a_refused_vmm_says_why_and_backs_off, a_daemon_of_version_1_refuses_without_words,
+main([a_refused_vmm_says_why_and_backs_off, without_a_daemon_it_says_so_once_and_says_when_it_is_registered, a_daemon_of_version_1_refuses_without_words,
       what_arrives_is_remembered_until_it_is_discarded, what_leaves_is_remembered_until_it_is_released, two_of_one_name,
       names_that_are_none_are_refused_at_once])

@@ -87,6 +87,8 @@ FAULTS = {
             [('has_namesake = true; e = NOTHING;', 'has_namesake = true; e = NOTHING; if :: jd == J_GO -> note_d(J_DONE) :: else fi;'),
              ('vd == V_LOADED && (jd == J_GO || jd == J_DONE)', 'vd == V_LOADED && jd == J_GO'),
              ('vd == V_LOADED && jd != J_GO && jd != J_DONE', 'vd == V_LOADED && jd != J_GO')],
+        'the journal finds an entry by its id alone, and both roles have one':
+            [('#define KEY(role) role', '#define KEY(role) 0')],
         'a guest arrives where one of its name runs':
             [('if :: incoming == 1 -> e = DEV_VMM_LOST :: else fi', 'skip')],
     },

@@ -33,6 +33,8 @@ active proctype Judge()
 	if
 	:: vs == V_PAUSED ->
 		assert(is_held);
+		/* What no disk, no tmpfs and no VMM has lost is found out by the daemons: nothing is left to the operator. */
+		assert(vd == V_DEAD || !proof_s || !proof_d || !same_journal);
 		if
 		:: vd == V_RUNNING -> verb = THERE
 		:: !ran_there -> verb = HERE

@@ -35,6 +35,7 @@
  *                 while the source's runs                                                        (assert)
  *   never none    when nothing moves any more the guest runs; or it was lost with its VMM; or it is held,
  *                 the operator's verb is taken, and what is true makes it run                     (Judge)
+ *   no idle hold  the operator is needed only if marks, the destination's journal or its VMM were lost   (Judge)
  *   no leftover   a VMM that is stopped for good is released, or held for the operator             (Judge)
  *   whole         what begins to run there is what was stopped last                              (assert)
  *   no deadlock, and no pair of state and event that the code calls a bug                        (assert)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Promise: an address in words becomes the addresses to try, families in turn, and each of them can be
- * written down without the name. To listen at a path removes a socket that nobody serves, and no other file.
+ * written down without the name. A port above 65535 is refused, not taken modulo 65536. To listen at a path removes a socket that nobody serves, and no other file.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -75,12 +75,41 @@ static void what_is_no_address_is_told(void **state)
 	assert_int_equal(address_resolve("carrier-pigeon", list, why, sizeof(why)), -EINVAL);
 	assert_non_null(strstr(why, "not an address"));
 	assert_int_equal(address_resolve("tcp:fd00::1:4747", list, why, sizeof(why)), -EINVAL);
+	assert_int_equal(address_resolve("tcp:127.0.0.1:65536", list, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "65535"));
+	assert_int_equal(address_listen("tcp:127.0.0.1:65536", why, sizeof(why)), -EINVAL);
 	assert_int_equal(address_resolve("tcp:127.0.0.1:", list, why, sizeof(why)), -EINVAL);
 	assert_true(address_resolve("tcp:127.0.0.1:no-such-port", list, why, sizeof(why)) < 0);
 	assert_non_null(strstr(why, "127.0.0.1: "));
 	memset(long_path + 6, 'x', 150);
 	assert_int_equal(address_resolve(long_path, list, why, sizeof(why)), -ENAMETOOLONG);
 	assert_non_null(strstr(why, "too long"));
+}
+
+static void an_address_is_checked_without_its_host(void **state)
+{
+	static const char *const good[] = { "tcp::4747", "tcp:0.0.0.0:0", "tcp:no-such-host.invalid:65535", "tcp:[::]:1",
+					    "unix:/x", "tcp::0000000004747" };
+	static const struct { const char *uri, *words; } bad[] = {
+		{ "", "not an address" }, { "host2:4747", "not an address" }, { "tcp:host2", "not an address" },
+		{ "tcp:fd00::1:4747", "not an address" }, { "tcp::", "not an address" }, { "tcp::65536", "65535" },
+		{ "tcp::99999999999999999999999", "65535" }, { "tcp::no-such-service", "no-such-service" },
+		{ "tcp::-1", "\"-1\"" }, { "unix:", "1 to 107" },
+	};
+	char path[200] = "unix:/";
+
+	(void)state;
+	for (unsigned int i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		assert_int_equal(address_check(good[i], why, sizeof(why)), 0);
+	for (unsigned int i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(address_check(bad[i].uri, why, sizeof(why)), -EINVAL);
+		assert_non_null(strstr(why, bad[i].words));
+	}
+	memset(path + 6, 'x', 106);
+	assert_int_equal(address_check(path, why, sizeof(why)), 0);
+	path[112] = 'x';
+	assert_int_equal(address_check(path, why, sizeof(why)), -EINVAL);
+	assert_non_null(strstr(why, "this one 108"));
 }
 
 /* 4 and 6: families; the digit after it tells addresses apart */
@@ -167,6 +196,7 @@ int main(void)
 		cmocka_unit_test(what_is_written_down_is_the_same_address),
 		cmocka_unit_test(only_names_are_looked_up),
 		cmocka_unit_test(what_is_no_address_is_told),
+		cmocka_unit_test(an_address_is_checked_without_its_host),
 		cmocka_unit_test(families_take_turns),
 		cmocka_unit_test(only_a_socket_that_is_left_over_is_removed),
 	};

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "output.h"
@@ -147,10 +148,34 @@ static void vm_discard(void *arg)
 	empty_ram(arg);
 }
 
+static const char *daemon_socket(const struct vm *vm)
+{
+	return vm->opt.daemon ? vm->opt.daemon : VMFERRY_VMM_SOCKET;
+}
+
+static void vm_unreachable(void *arg, int err)
+{
+	struct vm *vm = arg;
+
+	vm->awaits_daemon = true;
+	output_say("ferryvm: vm %s: no vmferryd answers at %s: %s; looking for it all the while; the guest is not touched by this\n",
+		   vm->opt.name, daemon_socket(vm), strerror(-err));
+}
+
+static void vm_registered(void *arg)
+{
+	struct vm *vm = arg;
+
+	if (vm->awaits_daemon)
+		output_say("ferryvm: vm %s: registered with vmferryd at %s\n", vm->opt.name, daemon_socket(vm));
+	vm->awaits_daemon = false;
+}
+
 static void vm_refused(void *arg, const char *why)
 {
-	const struct vm *vm = arg;
+	struct vm *vm = arg;
 
+	vm->awaits_daemon = true;
 	output_say("ferryvm: vm %s: vmferryd does not register it: %s; trying again every few seconds\n", vm->opt.name, why);
 }
 
@@ -163,6 +188,8 @@ static const struct vmferry_ops ops = {
 	.release = vm_release,
 	.discard = vm_discard,
 	.refused = vm_refused,
+	.unreachable = vm_unreachable,
+	.registered = vm_registered,
 };
 
 static int parse_size(const char *text, uint64_t *out)
@@ -236,6 +263,12 @@ static int take_text(const char **out)
 	return *optarg ? 0 : -EINVAL;
 }
 
+static int take_socket(const char **out)
+{
+	*out = optarg;
+	return *optarg && strlen(optarg) < sizeof(((struct sockaddr_un *)0)->sun_path) ? 0 : -EINVAL;
+}
+
 static bool is_name(const char *text, size_t longest)
 {
 	size_t len = strlen(text);
@@ -274,7 +307,7 @@ static int take_option(struct options *o, int c)
 	case OPT_INCOMING: o->incoming = true; return 0;
 	case OPT_RAM: return take_ram(o);
 	case OPT_VCPUS: return parse_number(optarg, 1, VM_MAX_VCPUS, &o->nr_vcpus);
-	case OPT_DAEMON: return take_text(&o->daemon);
+	case OPT_DAEMON: return take_socket(&o->daemon);
 	case OPT_STATS: return take_text(&o->stats);
 	case OPT_DISK: return take_text(&o->disk);
 	case OPT_STAY: o->stay = true; return 0;
@@ -301,6 +334,7 @@ static const char *expected(int c)
 	case OPT_STATE: return "a size such as 512K, 4M or 1G";
 	case OPT_VCPUS: return "a number from 1 to 8";
 	case OPT_APPEND: return "a command line of at most 3700 bytes";
+	case OPT_DAEMON: return "the path of a socket, 1 to 107 bytes";
 	case OPT_TRACKER: return "ring or bitmap";
 	case OPT_SAVE:
 	case OPT_LOAD:

@@ -61,10 +61,12 @@ struct vcpu {
  * struct vm - everything of one guest
  * @lock: covers @run_wanted, @incarnation, @quit and the vCPUs' fields that name it
  * @changed: a vCPU parked or entered; @go: run_wanted or quit changed
+ * @awaits_daemon: the user was told that it is not registered; written by libvmferry's session thread
  * @incarnation: how often the guest was let run; it reads it at a port
  */
 struct vm {
 	struct options opt;
+	bool awaits_daemon;
 	int kvm, fd;
 	uint32_t tsc_khz;
 	struct vmferry_ram ram[VM_MAX_RAM];

@@ -67,6 +67,9 @@ struct vmferry_vmm_device {
  * @discard: an incoming migration came to nothing: empty the RAM, be ready for another
  * @refused: NULL, or told when the daemon does not let the VM register, with the reason in words; once for each reason
  *	until it is registered. The guest is not touched. Registering is tried again after 1, 2, 4, 8, 8, ... s
+ * @unreachable: NULL, or told with a negative errno when an attempt to register gets no answer: no daemon listens, or it hangs up;
+ *	once until the VM is registered. The guest is not touched. Registering is tried again 20 times a second
+ * @registered: NULL, or told each time the VM was registered
  */
 struct vmferry_ops {
 	int (*pause)(void *vmm, uint64_t *last_exit_ns);
@@ -77,6 +80,8 @@ struct vmferry_ops {
 	void (*release)(void *vmm);
 	void (*discard)(void *vmm);
 	void (*refused)(void *vmm, const char *why);
+	void (*unreachable)(void *vmm, int err);
+	void (*registered)(void *vmm);
 };
 
 /**

@@ -6,7 +6,8 @@
  * Theory of operation
  *
  *   connect -> HELLO -> REGISTER (fds) -> answer requests ... -> lost -> wait 50 ms -> connect
- *                         |-> refused: the VMM is told why -> wait 1, 2, 4, 8, 8, ... s -> connect
+ *     |         |         |-> refused: the VMM is told why -> wait 1, 2, 4, 8, 8, ... s -> connect
+ *     +---------+---------+-> no answer: the VMM is told, once until it is registered -> wait 50 ms -> connect
  *
  * One thread does it all, so callbacks never overlap. When the connection is lost the
  * run state stays as it was, above all PAUSED: only a daemon that has read its journal
@@ -405,6 +406,24 @@ static int take_refusal(struct vmferry *v)
 	return v->refused_ms;
 }
 
+/* The VMM may be told again of what it was told before it was registered. */
+static void take_registration(struct vmferry *v)
+{
+	v->refused_ms = 0;
+	v->told_refusal[0] = '\0';
+	v->told_unreachable = false;
+	if (v->cfg.ops->registered)
+		v->cfg.ops->registered(v->cfg.vmm);
+}
+
+/* Tells the VMM, once, that no daemon answers. */
+static void take_failure(struct vmferry *v, int err)
+{
+	if (!v->told_unreachable && v->cfg.ops->unreachable)
+		v->cfg.ops->unreachable(v->cfg.vmm, err);
+	v->told_unreachable = true;
+}
+
 static void *session_thread(void *arg)
 {
 	struct vmferry *v = arg;
@@ -413,10 +432,10 @@ static void *session_thread(void *arg)
 	be_urgent(true);
 	for (;;) {
 		err = connect_daemon(v);
-		if (!err) {
-			v->refused_ms = 0;
-			v->told_refusal[0] = '\0';
-		}
+		if (!err)
+			take_registration(v);
+		else if (err != -ECANCELED && !v->refusal[0])
+			take_failure(v, err);
 		while (!err)
 			err = serve_one(v);
 		disconnect(v);

@@ -16,6 +16,7 @@
  * @last: the migration that the daemon told of last and that is not over; session thread
  * @refusal: why the daemon refused this attempt to register; "": it did not; session thread
  * @told_refusal: the last one that the VMM was told of; "": none since it was registered
+ * @told_unreachable: the VMM was told that no daemon answers, since it was registered last; session thread
  * @refused_ms: how long the last one was waited out; 0: none since it was registered
  * @stop_fd: eventfd that ends the thread
  */
@@ -35,6 +36,7 @@ struct vmferry {
 	struct vmferry_msg_migration last;
 	char refusal[512];
 	char told_refusal[512];
+	bool told_unreachable;
 	int refused_ms;
 	int stop_fd;
 	int sock;
