@@ -9,6 +9,7 @@
 #: make check-all           make check, and all that CI has no time for: the targets below
 #: make check-vm            selftests of the module on all kernels, migrations on the newest
 #: make check-migrations    whole migrations on the module, on all kernels
+#: make check-rt            selftests of the module on the newest of Debian's PREEMPT_RT kernels
 #: make check-debug-kernel  all of that under KASAN, lockdep, kmemleak and UBSAN, with faults injected; builds a kernel
 #: make check-model         the switchover's protocol, every order of events, by spin: five models, each with one question
 #: make check-walks         WALKS=1000000 walks of simulated daemons; tells faults put in, arcs taken, seconds
@@ -56,7 +57,7 @@ ALL_LDFLAGS = $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN))
 
 .PHONY: all help check check-all check-migrations check-tsan check-kills check-versions demo bench deps install clean check-includes kmod check-vm \
 	check-debug-kernel check-linux-guest check-teardowns check-model bench-kmod bench-hot bench-contract bench-loop-stalls \
-	check-trixie check-bookworm check-walks check-walks-find need-kvm
+	check-rt check-trixie check-bookworm check-walks check-walks-find need-kvm
 .DELETE_ON_ERROR:
 all:
 
@@ -115,6 +116,10 @@ kmod:
 
 check-vm: deps
 	tests/run vm moves-newest
+
+# On PREEMPT_RT most locks sleep; the module's tracepoint handlers run where nothing may sleep.
+check-rt: deps
+	tests/run vm-rt
 
 # A kernel with KASAN, lockdep, kmemleak and UBSAN, built the first time (some ten minutes).
 check-debug-kernel: deps

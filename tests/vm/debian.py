@@ -10,11 +10,12 @@ import room as rooms
 from cache import CACHE, Missing, archive, fetch, is_complete, lock, making, passing, read, run, say
 from room import KEYRING, in_room
 
-# name: (suite whose linux-image-amd64 names the kernel, suite whose compiler builds its modules)
+# name: (suite, the package of it that names the kernel, suite whose compiler builds its modules)
 KERNELS = {
-    '6.1': ('bookworm', 'bookworm'),
-    '6.12': ('bookworm-backports', 'bookworm'),
-    'newest': ('trixie-backports', 'trixie'),
+    '6.1': ('bookworm', 'linux-image-amd64', 'bookworm'),
+    '6.12': ('bookworm-backports', 'linux-image-amd64', 'bookworm'),
+    'newest': ('trixie-backports', 'linux-image-amd64', 'trixie'),
+    'rt': ('trixie-backports', 'linux-image-rt-amd64', 'trixie'),
 }
 # perl: for kernel-doc at W=1
 ROOM_PACKAGES = ['make', 'gcc', 'libc6-dev', 'pahole', 'perl', 'sparse']
@@ -87,16 +88,16 @@ def unpack(deb, to):
 
 
 def resolve(series):
-    """The kernel that linux-image-amd64 of a suite asks for: (release, version), such as (6.1.0-50-amd64, 6.1.176-1)."""
-    suite = KERNELS[series][0]
-    lines = [[x.strip() for x in line.split('|')] for line in apt('apt-cache', 'madison', 'linux-image-amd64').splitlines()]
+    """The kernel that a suite's package asks for: (release, version), such as (6.1.0-50-amd64, 6.1.176-1)."""
+    suite, package = KERNELS[series][:2]
+    lines = [[x.strip() for x in line.split('|')] for line in apt('apt-cache', 'madison', package).splitlines()]
     versions = [line[1] for line in lines if len(line) == 3 and f' {suite}/main ' in line[2]]
     if not versions:
-        raise Missing(f'{suite} has no linux-image-amd64')
-    fields = show(f'linux-image-amd64={versions[0]}')  # madison has the newest first
+        raise Missing(f'{suite} has no {package}')
+    fields = show(f'{package}={versions[0]}')  # madison has the newest first
     asked = re.search(r'\blinux-image-(\d\S*-amd64)\b', fields.get('Depends', ''))
     if not asked:
-        raise Missing(f'linux-image-amd64 {versions[0]} of {suite} depends on no kernel: {fields.get("Depends")}')
+        raise Missing(f'{package} {versions[0]} of {suite} depends on no kernel: {fields.get("Depends")}')
     if series[0].isdigit() and not asked.group(1).startswith(series + '.'):
         raise Missing(f'{suite} has no kernel {series} any more, but {asked.group(1)}; see KERNELS in tests/vm/debian.py')
     return asked.group(1), show(f'linux-image-{asked.group(1)}')['Version']
@@ -132,7 +133,7 @@ def room(series):
     """A chroot in which modules for a series can be built, its headers installed: (path, build folder in it).
     Whoever works in there holds the lock room.using(path)."""
     headers = f'linux-headers-{resolve(series)[0]}'
-    return rooms.room(KERNELS[series][1], [*ROOM_PACKAGES, headers]), f'/usr/src/{headers}'
+    return rooms.room(KERNELS[series][2], [*ROOM_PACKAGES, headers]), f'/usr/src/{headers}'
 
 
 def source(series):
@@ -163,7 +164,7 @@ DEBUG_CONFIG = os.path.join(os.path.dirname(os.path.realpath(__file__)), 'debug.
 
 def debug_kernel():
     """Builds Debian's source with debug.config, once: (room, tree in it, release, vmlinuz, modules folder)."""
-    path = rooms.room(KERNELS[DEBUG_SERIES][1], [*ROOM_PACKAGES, *KERNEL_PACKAGES])
+    path = rooms.room(KERNELS[DEBUG_SERIES][2], [*ROOM_PACKAGES, *KERNEL_PACKAGES])
     release, version = resolve(DEBUG_SERIES)
     with open(DEBUG_CONFIG, 'rb') as f:
         mark = hashlib.sha256(f.read()).hexdigest()[:12]
