@@ -27,8 +27,8 @@ class Skipped(Exception):
     """What the test needs is missing; its text says what. In CI a skip counts as a failure."""
 
 
-def wait_for(what, probe, seconds=20.0):
-    """Calls probe until it returns something true, and returns that."""
+def wait_for(what, probe, seconds=20.0, every=0.005):
+    """Calls probe, @every so many seconds, until it returns something true, and returns that."""
     end = time.monotonic() + seconds * SLOW
     while True:
         got = probe()
@@ -36,7 +36,7 @@ def wait_for(what, probe, seconds=20.0):
             return got
         if time.monotonic() > end:
             raise Failed(f'waited {seconds * SLOW:.0f} s in vain for {what}')
-        time.sleep(0.005)
+        time.sleep(every)
 
 
 def free_port():
@@ -234,7 +234,8 @@ class Vmm:
             now = self.stats()['vcpus']
             check(now)
             return now and all(b['verified'] - a['verified'] >= 2 * a['owned'] for a, b in zip(first, now))
-        wait_for(f'{self.name} to verify its memory', whole, 60)
+        # In an emulated machine a question takes the guest's processor for as long as it verifies many pages.
+        wait_for(f'{self.name} to verify its memory', whole, 60, every=0.005 * max(SLOW, 1))
         return sum(c['owned'] for c in first)
 
     def kill(self, sig=signal.SIGKILL):
