@@ -326,7 +326,7 @@ static void disk_turn(struct vcpu *v)
 
 #define LONG_GAP (conf.tsc_khz / 20) /* 50 us */
 #define ASK_TURNS 3
-#define LATE_VERIFY_GAP (conf.tsc_khz / 5) /* 200 us */
+#define LATE_VERIFY_GAP (conf.tsc_khz / 2) /* 500 us */
 
 /*
  * A gap long enough to matter: did the VMM start us anew, or were we just slow? Standing still
@@ -403,7 +403,7 @@ static void write_due(struct vcpu *v, uint64_t now)
 
 /*
  * A writer that is late verifies a page now and then: on a slow or busy host it may be late for ever. By time and not by
- * turns, so that this costs a writer at full speed some 2 %.
+ * turns, so that this costs a writer at full speed some 4 %.
  */
 static int take_verify_turn(struct vcpu *v, uint64_t now, uint64_t turn)
 {
