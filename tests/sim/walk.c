@@ -278,6 +278,15 @@ static bool is_refused(const struct guest *g)
 	return false;
 }
 
+/* Another migration of its guest, which has a limit to keep, may stand in the way of @m, or have been the one that began. */
+static bool has_limit(const struct move *m)
+{
+	for (unsigned int i = 0; i < nr_moves; i++)
+		if (moves[i].guest == m->guest && (moves[i].params.strict || moves[i].params.timeout_s))
+			return true;
+	return false;
+}
+
 /* Where nothing goes wrong and no limit has to be kept, a migration ends over there. */
 static void judge_quiet_walk(void)
 {
@@ -289,8 +298,7 @@ static void judge_quiet_walk(void)
 	for (int k = 0; k < FAULT_NR; k++)
 		if (fault_counts[k])
 			return;
-	if (walk_nr_guests == walk_nr_moving && !m->params.strict && !m->params.timeout_s && !m->guest->moves &&
-	    !is_refused(m->guest))
+	if (walk_nr_guests == walk_nr_moving && !has_limit(m) && !m->guest->moves && !is_refused(m->guest))
 		judge_fail("stays", "%s was not moved, and nothing went wrong", m->guest->name);
 }
 
