@@ -209,10 +209,13 @@ void plan_take_ahead(struct incoming *in, const uint8_t *body, uint32_t len)
 	}
 }
 
-/* Is @vm the guest of @in itself, whose VMM has lost its connection since it was started? */
+/*
+ * Is @vm the guest of @in itself, whose VMM has lost its connection since it was started? A pid of 0 is any process of a
+ * pid namespace that this daemon does not see.
+ */
 static bool is_own_vm(const struct incoming *in, const struct vm *vm)
 {
-	return vm->peer_pid == in->vm->peer_pid &&
+	return vm->peer_pid && vm->peer_pid == in->vm->peer_pid &&
 	       (vm->version < 2 || (vm->last.role == JOURNAL_DESTINATION && !memcmp(vm->last.id, in->id, sizeof(in->id))));
 }
 

@@ -262,7 +262,7 @@ static void destination_by_name(struct ferry *f, struct vm *vm)
 	}
 	if (e && e->mark == JOURNAL_GO)
 		say_lost(vm, e->mark);
-	else if (e)
+	else if (e && journal_proves_no_go(f->journal, e)) /* else it may have run here, in another VMM of the name */
 		journal_note(f->journal, e->id, JOURNAL_DESTINATION, JOURNAL_NEVER);
 	clean(f, vm);
 }

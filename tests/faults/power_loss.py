@@ -5,7 +5,8 @@ the source has acknowledged it, whatever else happens meanwhile, and no longer.
 
 Seen to fail: with a GO that cannot be written answered by RUN, the guest runs there while the journal says "begun", from
 which the next question is answered NEVER; with NEVER answered from any "begun", the source of a host that lost power runs
-its guest on. What settle.c may do wrong is seen to fail in tests/unit/settle_test.c."""
+its guest on; with NEVER noted for any VMM of protocol 1 that waits, too. What settle.c may do wrong is seen to fail in
+tests/unit/settle_test.c."""
 import os, signal, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import Cutter
@@ -73,6 +74,20 @@ def a_destination_that_lost_power_promises_nothing():
         wait_for('the guest to run here', x.src.runs)
         wait_for('both to agree', lambda: marks(x.a) == {} == marks(x.b), 60)
         expect(resolve(x.b.listen, x.id) == UNKNOWN, 'an absent entry is taken for proof')
+
+
+def a_vmm_that_waits_is_no_proof_that_none_ran():
+    """after that loss, a VMM of protocol 1 waits there, as to receive the guest again: it goes by its name"""
+    for protocol in (1, 2):
+        with LostRunning(protocol=protocol) as x:
+            x.lose_power_there()
+            x.vmm(x.b, incoming=True, protocol=1)
+            wait_for('the VMM that waits', lambda: 'web1-in' in x.b.vms())
+            expect(resolve(x.b.listen, x.id) == UNKNOWN and marks(x.b) == {'web1': 'begun'},
+                   f'protocol {protocol}: it answered {resolve(x.b.listen, x.id)}, {marks(x.b)}')
+            x.go_on()
+            wait_for('the source to have heard so', lambda: 'does not know whether the guest ran there' in x.a.text(), 60)
+            expect(x.src.state == PAUSED and 'resume' not in x.src.asked, 'two guests run')
 
 
 def outcomes_of_others_push_no_outcome_out():
@@ -170,5 +185,6 @@ def a_journal_full_of_what_nobody_acknowledges_lets_no_guest_in():
 
 
 main([a_go_that_cannot_be_written_is_refused, a_destination_that_lost_power_promises_nothing,
-      outcomes_of_others_push_no_outcome_out, both_sides_say_that_they_contradict, an_outcome_waits_for_a_peer_that_is_away,
+      a_vmm_that_waits_is_no_proof_that_none_ran, outcomes_of_others_push_no_outcome_out,
+      both_sides_say_that_they_contradict, an_outcome_waits_for_a_peer_that_is_away,
       a_journal_full_of_what_nobody_acknowledges_lets_no_guest_in])

@@ -68,8 +68,8 @@ class StandinPair:
 class MovedUnheard(StandinPair):
     """web1 has moved to b, and a has not heard so: at_message() has lost RUNNING; @id: of the migration"""
 
-    def __init__(self):
-        super().__init__('running')
+    def __init__(self, **fields):
+        super().__init__('running', **fields)
 
     def set_up(self):
         super().set_up()

@@ -295,7 +295,7 @@ static void protocol_1_goes_by_name(void **state)
 		{ SRC, JOURNAL_DONE, RUNS, "" },       { SRC, JOURNAL_DONE, PAUSED, "hold-nameless" },
 		{ DST, JOURNAL_GO, RUNS, "done" },     { DST, JOURNAL_BEGUN, RUNS, "never" },
 		{ DST, JOURNAL_GO, LOADED, "run" },    { DST, JOURNAL_GO, WAITS, "lost clean" },
-		{ DST, JOURNAL_BEGUN, LOADED, "never clean" },
+		{ DST, JOURNAL_BEGUN, LOADED, "never clean" }, { DST, JOURNAL_BEGUN, WAITS, "never clean" },
 	};
 
 	(void)state;
@@ -306,6 +306,8 @@ static void protocol_1_goes_by_name(void **state)
 	assert_string_equal(registers(&rows[2], 0, NULL, 1), "");
 	assert_string_equal(registers(&rows[3], 0, NULL, 1), "ask-unproven");
 	assert_string_equal(registers(&rows[9], 0, NULL, 1), "");
+	assert_string_equal(registers(&rows[12], 0, NULL, 1), "clean");
+	assert_string_equal(registers(&rows[13], 0, NULL, 1), "clean");
 }
 
 static void what_an_older_daemon_began_goes_by_name(void **state)
