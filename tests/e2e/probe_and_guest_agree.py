@@ -15,8 +15,10 @@ TIMES = int(os.environ.get('VMFERRY_TIMES', '10'))
 
 
 def by(got, daemon):
+    """who timed it; a destination on a busy host may have told so before its probe saw the guest enter (arrival.c), and
+    then it was the VMM, though there is a probe"""
     why = daemon.ask('query-blackouts')['probe']
-    expect((got['timed-by'] == 'vmm') == bool(why), f"timed by {got['timed-by']}, the probe: {why or 'loaded'}")
+    expect(got['timed-by'] == 'vmm' or not why, f"timed by {got['timed-by']}, the probe: {why}")
     expect(not why or 'CAP_BPF' in why or not os.path.exists('/sys/kernel/btf/vmlinux'), f'no probe: {why}')
     return got['timed-by']
 
@@ -40,6 +42,7 @@ def vmms_probe_and_guest_are_nested():
             expect(vmm <= got['blackout-us'] + 1, f"{n}: VMMs say {vmm} us, the probe {got['blackout-us']}")
             expect(got['blackout-us'] <= own + got['clock-error-us'] + 1, f"{n}: the probe says {got['blackout-us']} us, the guest {own}")
         print(f'# timed by {went_by}')
+        expect(went_by != {'vmm'} or a.ask('query-blackouts')['probe'], 'none was timed by the probe, though it is loaded')
 
 
 def a_called_off_try_is_timed():
