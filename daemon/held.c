@@ -516,6 +516,19 @@ static void keep_word(struct held *h, bool run_here)
 		held_keep_word(h->f, h->e.id, run_here);
 }
 
+/* It is not held any more, for its VMM is being told already: words of that in @why. */
+static void say_if_being_told(const struct ferry *f, const char *vm_or_id, char *why, size_t len)
+{
+	static const char *const acts[] = { [HELD_RESUMING] = "run the guest on here",
+					    [HELD_STARTING] = "start the guest here",
+					    [HELD_RELEASING] = "let the guest go, which runs elsewhere" };
+
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
+		if (vm->held && vm->held->step > HELD_ASKING && held_is_meant(vm_or_id, vm->name, vm->held->e.id))
+			snprintf(why, len, "vm %s: is not held any more: it is decided, and its VMM (pid %d) is being told to %s",
+				 vm->name, vm->pid, acts[vm->held->step]);
+}
+
 static int resolve_missing(struct ferry *f, const struct journal_entry *e, bool run_here, char *why, size_t len)
 {
 	uint8_t id[16];
@@ -553,8 +566,10 @@ int held_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why
 	e = h ? NULL : held_missing(f, vm_or_id);
 	if (e)
 		return resolve_missing(f, e, run_here, why, len);
-	if (!h)
+	if (!h) {
+		say_if_being_told(f, vm_or_id, why, len);
 		return -ESRCH;
+	}
 	notice_report("vm %s: the operator says: %s", h->vm->name, run_here ? "run it here" : "it runs there");
 	keep_word(h, run_here);
 	decide(h, !run_here);

@@ -167,6 +167,7 @@ def what_is_decided_is_not_decided_anew_while_the_vmm_is_slow():
         expect(slow.is_asked.wait(30), 'RESUME is not asked')
         again = vmferry(x.a, 'resolve', 'web1', '--gone')
         slow.go()
+        expect('is being told to run the guest on here' in again.stderr, f'it does not say what was decided: {again}')
         expect(again.returncode == 4 and 'is not held' in again.stderr, f'what was decided can be decided anew: {again}')
         x.runs_here()
 
