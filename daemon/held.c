@@ -18,12 +18,14 @@
  *
  * Invariants:
  *   - It is allocated before the VM is registered: a VM that is registered can always be held.
- *   - NEVER is noted after the VMM has said that the guest runs, not before. A VMM that refuses is disbelieved: its
- *     connection ends, it registers again, and is asked once more.
+ *   - NEVER is noted after the VMM has said that the guest runs, not before, unless the operator has decided. A VMM that
+ *     refuses is disbelieved: its connection ends, it registers again, and is asked once more.
  *   - DONE of a source is noted before RELEASE is asked: the guest is the peer's from then on, whatever the VMM
  *     answers. One that comes back paused with this migration's id is asked to leave again.
- *   - An operator's word about a guest whose VMM is not connected is noted at once: it is carried out when that VMM
- *     registers again.
+ *   - An operator's word is noted at once, before a VMM is asked: a VMM that is not connected, or that loses its connection
+ *     before it has acted, is told when it registers again. No second guest comes of a NEVER that is noted while the guest
+ *     is still paused: the operator has said that the guest never runs at the peer, and settle.c does not tell the peer
+ *     before the VMM has acted, or a day has passed.
  */
 #include "held.h"
 
@@ -477,6 +479,56 @@ const struct journal_entry *held_missing(struct ferry *f, const char *vm_or_id)
 	return found;
 }
 
+/**
+ * held_keep_word() - note what the operator decided about migration @id, of which this daemon is the source
+ *
+ * It is kept until the VMM of the guest has acted on it, see settle_awaits_vmm().
+ * Return: 0, or a negative errno: nothing is noted
+ */
+int held_keep_word(struct ferry *f, const uint8_t id[16], bool run_here)
+{
+	int err = journal_note(f->journal, id, JOURNAL_SOURCE, run_here ? JOURNAL_NEVER : JOURNAL_DONE);
+
+	if (!err)
+		settle_awaits_vmm(f, id);
+	return err;
+}
+
+/**
+ * held_finds_its_word() - does @vm, which registers again paused, find by its migration's id what the operator decided?
+ *
+ * A VMM of protocol 1 names no id. An open entry of its name is all that leads it to its peer, so NEVER is not noted
+ * before it has acted.
+ */
+bool held_finds_its_word(const struct vm *vm)
+{
+	return vm->version >= 2;
+}
+
+/* If it cannot be noted, the VMM is asked nevertheless: only a loss of its connection now would lose the word. */
+static void keep_word(struct held *h, bool run_here)
+{
+	const struct journal_entry *e = journal_find(h->f->journal, h->e.id, JOURNAL_SOURCE);
+
+	if (h->e.role != JOURNAL_SOURCE || !e || held_is_anothers(e, h->vm->name))
+		return;
+	if (!run_here || held_finds_its_word(h->vm))
+		held_keep_word(h->f, h->e.id, run_here);
+}
+
+/* It is not held any more, for its VMM is being told already: words of that in @why. */
+static void say_if_being_told(const struct ferry *f, const char *vm_or_id, char *why, size_t len)
+{
+	static const char *const acts[] = { [HELD_RESUMING] = "run the guest on here",
+					    [HELD_STARTING] = "start the guest here",
+					    [HELD_RELEASING] = "let the guest go, which runs elsewhere" };
+
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
+		if (vm->held && vm->held->step > HELD_ASKING && held_is_meant(vm_or_id, vm->name, vm->held->e.id))
+			snprintf(why, len, "vm %s: is not held any more: it is decided, and its VMM (pid %d) is being told to %s",
+				 vm->name, vm->pid, acts[vm->held->step]);
+}
+
 static int resolve_missing(struct ferry *f, const struct journal_entry *e, bool run_here, char *why, size_t len)
 {
 	uint8_t id[16];
@@ -485,12 +537,11 @@ static int resolve_missing(struct ferry *f, const struct journal_entry *e, bool 
 
 	snprintf(vm, sizeof(vm), "%s", e->vm);
 	memcpy(id, e->id, sizeof(id));
-	err = journal_note(f->journal, e->id, JOURNAL_SOURCE, run_here ? JOURNAL_NEVER : JOURNAL_DONE);
+	err = held_keep_word(f, id, run_here);
 	if (err) {
 		snprintf(why, len, "vm %s: the journal cannot take it: %s", vm, strerror(-err));
 		return err;
 	}
-	settle_awaits_vmm(f, id);
 	notice_report("vm %s: the operator says: %s; its VMM is not connected, and is told when it registers again", vm,
 		      run_here ? "run it here" : "it runs there");
 	return 0;
@@ -507,15 +558,20 @@ int held_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why
 {
 	struct held *h = find(f, vm_or_id);
 	const struct journal_entry *e;
+	int err;
 
-	if (!migration_resolve(f, vm_or_id, run_here, why, len))
-		return 0;
+	err = migration_resolve(f, vm_or_id, run_here, why, len);
+	if (err != -ESRCH)
+		return err;
 	e = h ? NULL : held_missing(f, vm_or_id);
 	if (e)
 		return resolve_missing(f, e, run_here, why, len);
-	if (!h)
+	if (!h) {
+		say_if_being_told(f, vm_or_id, why, len);
 		return -ESRCH;
+	}
 	notice_report("vm %s: the operator says: %s", h->vm->name, run_here ? "run it here" : "it runs there");
+	keep_word(h, run_here);
 	decide(h, !run_here);
 	return 0;
 }

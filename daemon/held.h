@@ -64,6 +64,8 @@ void held_run(struct held *h, const uint8_t id[16]);
 void held_release(struct held *h, const uint8_t id[16], enum journal_role role);
 
 bool held_is_meant(const char *vm_or_id, const char *vm, const uint8_t id[16]);
+int held_keep_word(struct ferry *f, const uint8_t id[16], bool run_here);
+bool held_finds_its_word(const struct vm *vm);
 int held_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why, size_t len);
 const struct held *held_find(struct ferry *f, const char *vm);
 const struct journal_entry *held_entry(const struct held *h);

@@ -25,7 +25,6 @@
 #include "base/limited.h"
 #include "base/text.h"
 #include "migration_private.h"
-#include "settle.h"
 
 const struct migration_params migration_default_params = {
 	.channels = 2,
@@ -429,21 +428,42 @@ static struct migration *find_held(struct ferry *f, const char *vm_or_id)
 	return NULL;
 }
 
-/** migration_resolve() - the operator knows what became of a guest that is held */
+/*
+ * The operator's word lasts from now on, held.c says why. A VMM that is not connected is told when it registers again, and
+ * hears of nothing that could not be noted: such a word is refused.
+ */
+static int keep_word(struct migration *m, bool run_here, char *why, size_t why_len)
+{
+	const struct vm *vm = migration_vmm(m);
+	int err = 0;
+
+	if (!vm->sock || !run_here || held_finds_its_word(vm))
+		err = held_keep_word(m->f, m->id, run_here);
+	if (!err || vm->sock)
+		return 0;
+	snprintf(why, why_len, "vm %s: the journal cannot take it: %s", m->name, strerror(-err));
+	return err;
+}
+
+/**
+ * migration_resolve() - the operator knows what became of a guest that is held
+ *
+ * Return: 0; -ESRCH: no live migration holds it; or another negative errno; with words in @why
+ */
 int migration_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why, size_t why_len)
 {
 	struct migration *m = find_held(f, vm_or_id);
+	int err;
 
 	if (!m) {
 		snprintf(why, why_len, "vm %s: is not held", vm_or_id);
 		return -ESRCH;
 	}
+	err = keep_word(m, run_here, why, why_len);
+	if (err)
+		return err;
 	asker_stop(&m->asker);
 	notice_report("vm %s: the operator says: %s", m->name, run_here ? "run it here" : "it runs there");
-	/* A VMM that is not connected is told when it registers again: it finds this. */
-	if (run_here && !migration_vmm(m)->sock &&
-	    !journal_note(f->journal, m->id, JOURNAL_SOURCE, JOURNAL_NEVER))
-		settle_awaits_vmm(f, m->id);
 	migration_step(m, run_here ? EV_PEER_NEVER_RAN : EV_PEER_RUNNING);
 	return 0;
 }

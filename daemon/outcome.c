@@ -56,6 +56,7 @@
 
 #include "base/deadline.h"
 #include "base/limited.h"
+#include "held.h"
 #include "incoming.h"
 #include "settle.h"
 
@@ -229,11 +230,17 @@ static const char *is_needed(struct ferry *f, const uint8_t id[16], char *why, s
 /* Why a VMM that is away still needs the entries of @id when it registers again, in @why; NULL: none does */
 static const char *is_awaited(struct ferry *f, const uint8_t id[16], char *why, size_t len)
 {
-	const struct journal_entry *arrived = journal_find(f->journal, id, JOURNAL_DESTINATION);
+	const struct journal_entry *arrived = journal_find(f->journal, id, JOURNAL_DESTINATION), *left;
 
 	if (arrived && arrived->mark == JOURNAL_GO) {
 		snprintf(why, len, "it is kept for the VMM of vm %s, which is away: when that registers again it learns from here "
 			 "that it has to run its guest; if that VMM has ended for good, say --vmm-ended", arrived->vm);
+		return why;
+	}
+	left = journal_find(f->journal, id, JOURNAL_SOURCE);
+	if (left && held_is_missing(f, left)) {
+		snprintf(why, len, "the guest of vm %s is held by this entry: its VMM is away, and nobody has said where the guest runs; "
+			 "see \"vmferry list\"; if that VMM has ended for good, say --vmm-ended", left->vm);
 		return why;
 	}
 	if (!settle_is_awaiting_vmm(f, id))

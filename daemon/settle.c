@@ -19,9 +19,9 @@
  * still to come back then. "Done" is not settled within RELEASE_S after it was noted, either. settle_soon() says that
  * the VMM has acted, and ends both waits.
  *
- * What the operator says of a guest whose VMM is away is kept for AWAIT_S, settle_awaits_vmm(): without the entry that VMM
- * would hold the guest once more. So long the operator's forget is refused, too, unless it says that the VMM has ended for
- * good. A daemon that restarts does not know that any more.
+ * What the operator says of a guest is kept until its VMM has acted, for AWAIT_S at most, settle_awaits_vmm(): a VMM that is
+ * away, or loses its connection meanwhile, would hold the guest once more without the entry. So long the operator's forget is
+ * refused, too, unless it says that the VMM has ended for good. A daemon that restarts does not know that any more.
  *
  * One connection a peer at a time, MAX_OUT at once: hosts that are gone must not keep others waiting, and one that
  * returns is not flooded.
@@ -59,7 +59,7 @@
  * @delay_ns: how long to wait after the next answer that does not settle it
  * @is_out: a connection is on its way
  * @is_disputed: the destination contradicts
- * @is_awaited: the VMM of the guest is away, and has to be told of it first
+ * @is_awaited: the VMM of the guest may be away, and has to act on it first
  */
 struct owed {
 	struct owed *next;
@@ -392,7 +392,7 @@ void settle_soon(struct ferry *f, const uint8_t id[16])
 	go_on(f->settler);
 }
 
-/** settle_awaits_vmm() - the operator's word about migration @id is noted, and the VMM of its guest is away */
+/** settle_awaits_vmm() - the operator's word about migration @id is noted, and the VMM of its guest has not acted on it yet */
 void settle_awaits_vmm(struct ferry *f, const uint8_t id[16])
 {
 	struct owed *o = owe_outcome_of(f, id);

@@ -15,7 +15,8 @@ id alone a migration within one daemon ends without a guest; with one VM a name 
 with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left; without the
 wait for a VMM that is away, forget drops what the operator decided for it; with "go" dropped once the source has given the guest
 up, the guest that is loaded is thrown away; without closing_let_ram_go() its RAM stays mapped until the
-operator decides; with the word of a VMM that its guest was not stopped taken for true, it stays
+operator decides; with forget that asks only settle.c, the entry of a guest that is held is dropped; with the operator's word noted only for a VMM that is away, or NEVER only after RESUME, forget drops what a VMM
+that breaks off has not heard, and its guest is held once more; with the word of a VMM that its guest was not stopped taken for true, it stays
 stopped."""
 import json, os, signal, struct, sys, threading, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
@@ -166,6 +167,7 @@ def what_is_decided_is_not_decided_anew_while_the_vmm_is_slow():
         expect(slow.is_asked.wait(30), 'RESUME is not asked')
         again = vmferry(x.a, 'resolve', 'web1', '--gone')
         slow.go()
+        expect('is being told to run the guest on here' in again.stderr, f'it does not say what was decided: {again}')
         expect(again.returncode == 4 and 'is not held' in again.stderr, f'what was decided can be decided anew: {again}')
         x.runs_here()
 
@@ -534,6 +536,65 @@ def the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once():
             expect(got['ram']['transferred'] > 1 << 19, f'the account is lost: {got}')
 
 
+def a_guest_that_is_held_is_not_forgotten_while_its_vmm_is_away():
+    """nobody has decided; the VMM comes back, and the peer answers; or it has ended for good, as the operator says"""
+    for comes_back in (True, False):
+        with Guest() as x:
+            x.lose_everything()
+            x.wait_held()
+            ident = x.a.ask('query-journal')['entries'][0]['id']
+            x.src.leave()
+            wait_for('its loss to be seen', lambda: not x.a.vms())
+            got = vmferry(x.a, 'forget', ident)
+            expect(got.returncode == 4 and 'held' in got.stderr and '--vmm-ended' in got.stderr, str(got))
+            if comes_back:
+                x.src.come_back()
+                x.answer_with(NEVER)
+                x.runs_here()
+            else:
+                expect(vmferry(x.a, 'forget', ident, '--vmm-ended').returncode == 0, 'it stays for ever')
+                expect(not x.a.ask('query-held')['held'], 'it is still shown as held')
+
+
+def what_the_operator_said_outlasts_a_vmm_that_loses_its_connection():
+    """it is away when the operator decides, or breaks off before it has done RESUME or RELEASE, or refuses; the destination is
+    gone for good; live, and after a restart of the daemon. Until the VMM has acted, forget is refused."""
+    for word, request in (('--gone', 'release'), ('--run-here', 'resume')):
+        for is_live in (True, False):
+            for when in ('away', 'lose', 'refuse'):
+                with Guest() as x:
+                    if is_live:
+                        x.begin()
+                        x.wait_held()
+                        x.dst.die()
+                    else:
+                        x.lose_everything()
+                        x.wait_held()
+                    ident = x.a.ask('query-journal')['entries'][0]['id']
+                    is_done = x.src.hold(request)
+                    if when == 'away':
+                        is_done.go()
+                        x.src.leave()
+                        wait_for('its loss to be seen', lambda: not x.a.vms())
+                    else:
+                        x.src.lies[request] = when
+                    expect(vmferry(x.a, 'resolve', 'web1', word).returncode == 0, 'it is not resolved')
+                    if when != 'away':
+                        expect(is_done.is_asked.wait(60), f'{request} is not asked')
+                        x.src.may_come.clear()
+                        is_done.go()
+                        wait_for('its loss to be seen', lambda: not x.a.vms())
+                    expect(x.src.state == PAUSED, 'it has acted; the test looks for nothing')
+                    got = vmferry(x.a, 'forget', ident)
+                    expect(got.returncode == 4 and '--vmm-ended' in got.stderr, f'{word}, live {is_live}, {when}: {got}')
+                    x.src.come_back()
+                    try:
+                        x.runs_here() if request == 'resume' else x.has_left()
+                    except Failed as e:
+                        raise Failed(f'{word}, live {is_live}, {when}: {x.src.asked}: {e}')
+                    wait_for('the entry to be needed no more', lambda: vmferry(x.a, 'forget', ident).returncode == 0)
+
+
 main([the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once,
       a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type, a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
@@ -549,4 +610,6 @@ main([the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once,
       a_daemon_that_ends_just_after_running_was_heard_lets_the_guest_go,
       what_was_decided_for_a_vmm_that_is_away_is_not_forgotten_by_the_way,
       a_loaded_guest_that_its_source_has_given_up_is_run_however_late_its_vmm_is_back,
-      a_vmm_that_says_that_its_guest_was_not_stopped_is_asked_where_it_stands])
+      a_vmm_that_says_that_its_guest_was_not_stopped_is_asked_where_it_stands,
+      a_guest_that_is_held_is_not_forgotten_while_its_vmm_is_away,
+      what_the_operator_said_outlasts_a_vmm_that_loses_its_connection])

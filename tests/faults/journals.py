@@ -206,7 +206,7 @@ def a_list_goes_on_while_entries_are_dropped():
             seen += [e['vm'] for e in page['entries']]
             if not page['more']:
                 break
-            d.ask('journal-forget', id=last['id'])
+            d.ask('journal-forget', id=last['id'], **{'vmm-ended': True})
             args = {'after': last['id'], 'after-role': last['role']}
             try:
                 d.ask('query-journal', **args)
@@ -232,7 +232,7 @@ def names_of_any_byte_are_listed():
         d.start()
         listed = told_by(d, 'journal', '--json').splitlines()
         expect([json.loads(x)['vm'] for x in listed] == [f'web??{n}' for n in range(1, 4)], str(listed))
-        told_by(d, 'forget', f'{2:032x}')
+        told_by(d, 'forget', f'{2:032x}', '--vmm-ended')
         expect(len(told_by(d, 'journal', '--json').splitlines()) == 2, 'not forgotten')
 
 

@@ -29,7 +29,7 @@ enum done { NOTHING, NOTED_NEVER, SETTLED_PLAINLY, DROPPED_WITH_ID };
 static struct ferry f;
 static const uint8_t id[16] = { 1, 2, 3 }, other_id[16] = { 9 };
 static struct journal_entry entry;
-static bool is_awaited, has_entry, entry_is_proof, is_live, was_given_up, marks_are_full;
+static bool is_awaited, is_missing, has_entry, entry_is_proof, is_live, was_given_up, marks_are_full;
 static uint8_t own_id[16];
 static enum done done;
 static unsigned int nr_cried;
@@ -124,6 +124,13 @@ bool settle_is_awaiting_vmm(struct ferry *of, const uint8_t wanted[16])
 	return is_awaited && !memcmp(wanted, id, 16);
 }
 
+bool held_is_missing(struct ferry *of, const struct journal_entry *e)
+{
+	(void)of;
+	assert_int_equal(e->role, JOURNAL_SOURCE);
+	return is_missing;
+}
+
 const char *vm_state_name(const struct vm *vm)
 {
 	(void)vm;
@@ -153,7 +160,7 @@ static void begin(int mark, bool is_proof)
 	memcpy(entry.id, id, 16);
 	has_entry = mark != NONE;
 	entry_is_proof = is_proof;
-	is_awaited = is_live = was_given_up = marks_are_full = false;
+	is_awaited = is_missing = is_live = was_given_up = marks_are_full = false;
 	memset(own_id, 7, 16);
 	done = NOTHING;
 	nr_cried = 0;
@@ -400,6 +407,23 @@ static void what_the_operator_said_to_a_vmm_that_is_away_is_not_forgotten(void *
 	assert_int_equal(done, DROPPED_WITH_ID);
 }
 
+/* Seen to fail: without held_is_missing() the only way to the peer is dropped, and the VMM's guest is held by nothing. */
+static void a_guest_that_is_held_by_a_vmm_that_is_away_is_not_forgotten(void **state)
+{
+	char why[300] = "";
+
+	(void)state;
+	begin(JOURNAL_GO, false);
+	entry.role = JOURNAL_SOURCE;
+	is_missing = true;
+	assert_int_equal(outcome_forget(&f, id, false, why, sizeof(why)), -EBUSY);
+	assert_int_equal(done, NOTHING);
+	assert_non_null(strstr(why, "--vmm-ended"));
+	assert_non_null(strstr(why, "web1"));
+	assert_int_equal(outcome_forget(&f, id, true, why, sizeof(why)), 0);
+	assert_int_equal(done, DROPPED_WITH_ID);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -411,6 +435,7 @@ int main(void)
 		cmocka_unit_test(the_operator_forgets_what_nobody_needs),
 		cmocka_unit_test(a_go_is_not_forgotten_while_its_vmm_may_come_back),
 		cmocka_unit_test(what_the_operator_said_to_a_vmm_that_is_away_is_not_forgotten),
+		cmocka_unit_test(a_guest_that_is_held_by_a_vmm_that_is_away_is_not_forgotten),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
