@@ -48,8 +48,8 @@ static void ask(struct asker *a);
 
 static void take_answer(struct asker *a, enum wire_resolved answer)
 {
-	notice_report("vm %s: the peer at %s says: the guest %s", a->vm, a->connector.uri,
-		      answer == WIRE_RESOLVED_RUNNING ? "runs there" : "never ran there");
+	limited_notice(a->f->limited, LIMITED_GUEST, "vm %s: the peer at %s says: the guest %s", a->vm, a->connector.uri,
+		       answer == WIRE_RESOLVED_RUNNING ? "runs there" : "never ran there");
 	asker_stop(a);
 	a->answer(a->arg, answer);
 }
@@ -68,11 +68,12 @@ static void remind(const struct asker *a)
 
 	held_advice(a->vm, advice, sizeof(advice));
 	if (a->says_unknown)
-		error_report("vm %s: still held paused: the peer at %s does not know whether the guest ran there, as after a "
-			     "loss of power; look there, then say %s", a->vm, a->connector.uri, advice);
+		limited_error(a->f->limited, LIMITED_GUEST, "vm %s: still held paused: the peer at %s does not know whether the "
+			      "guest ran there, as after a loss of power; look there, then say %s", a->vm, a->connector.uri,
+			      advice);
 	else
-		error_report("vm %s: still held paused: the peer at %s does not say whether the guest runs there; if you know, "
-			     "say %s", a->vm, a->connector.uri, advice);
+		limited_error(a->f->limited, LIMITED_GUEST, "vm %s: still held paused: the peer at %s does not say whether the "
+			      "guest runs there; if you know, say %s", a->vm, a->connector.uri, advice);
 }
 
 static void on_asked(void *owner)
@@ -97,8 +98,31 @@ static void on_again(void *owner)
 	ask(owner);
 }
 
+/*
+ * When the peer may be asked: at once, or a second after it was asked last about this migration, maybe by an asker of an
+ * earlier connection of the VMM. Two migrations with the same first byte forget each other's time: ids are random, and a
+ * VMM is held with a peer to ask only if its migration is in the journal.
+ */
+static uint64_t may_ask_at_ns(struct asker *a, uint64_t now)
+{
+	const uint8_t *id = a->connector.hello.id;
+	struct ferry_asked *last = &a->f->asked[id[0] % FERRY_NR_ASKED];
+
+	if (last->when_ns && !memcmp(last->id, id, sizeof(last->id)) && now < last->when_ns + ASK_AGAIN_NS)
+		return last->when_ns + ASK_AGAIN_NS;
+	memcpy(last->id, id, sizeof(last->id));
+	last->when_ns = now;
+	return now;
+}
+
 static void ask(struct asker *a)
 {
+	uint64_t now = now_ns(), at = may_ask_at_ns(a, now);
+
+	if (at > now) {
+		loop_timer_at(&a->again, at);
+		return;
+	}
 	if (!connector_start(&a->connector, a->f->loop, a->f->worker))
 		return;
 	connector_fini(&a->connector);
@@ -212,7 +236,7 @@ static bool has_acted(struct held *h, int status, const char *what)
 
 	if (!status) {
 		end(h);
-		notice_report("vm %s: its VMM did %s", vm->name, what);
+		limited_notice(h->f->limited, LIMITED_GUEST, "vm %s: its VMM did %s", vm->name, what);
 		return true;
 	}
 	if (status != -ECONNRESET)
@@ -358,8 +382,8 @@ void held_begin(struct held *h, const struct journal_entry *e, enum held_why why
 	snprintf(h->e.vm, sizeof(h->e.vm), "%s", h->vm->name);
 	h->why = why;
 	watch(h, HELD_ASKING);
-	error_report("vm %s: %s; if you know where it runs, say %s", h->vm->name, held_words(h, text, sizeof(text)),
-		     held_advice(h->vm->name, advice, sizeof(advice)));
+	limited_error(h->f->limited, LIMITED_GUEST, "vm %s: %s; if you know where it runs, say %s", h->vm->name,
+		      held_words(h, text, sizeof(text)), held_advice(h->vm->name, advice, sizeof(advice)));
 	h->f->emit(h->f, h->vm->name, "MIGRATION", migration_status_name(MIGRATION_HELD));
 	if (h->e.peer[0])
 		asker_start(&h->asker, &h->e);

@@ -14,6 +14,7 @@
 
 struct dirty;
 struct held;
+struct limited;
 struct register_request;
 
 /** enum vm_request - what can be asked of a VMM, whatever kind it is */
@@ -67,6 +68,7 @@ struct vm_watcher {
  *	or the VMM speaks version 1
  * @held: made and used by the owner of the list, see vm_list.refuses; @held_free() ends it, on the loop, before the
  *	VM is torn down; NULL: nothing to end
+ * @limited: for messages that its VMM can provoke
  * @work: maps all before it is registered, unmaps and closes all once the last reference is gone
  */
 struct vm {
@@ -99,6 +101,7 @@ struct vm {
 	struct vm_asked *pausing;
 	char tracker_why[200];
 	struct loop *loop;
+	struct limited *limited;
 	struct worker *worker;
 	struct work work;
 	struct vm_watcher *watcher;
