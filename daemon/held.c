@@ -414,13 +414,22 @@ void held_free(struct held *h)
 
 /* ---- the operator ---- */
 
+static int digit_of(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* It is asked of each entry of the journal: without sscanf(), which takes a microsecond. */
 static bool parse_id(const char *text, uint8_t id[16])
 {
-	if (strlen(text) != 32 || strspn(text, "0123456789abcdefABCDEF") != 32)
-		return false;
-	for (int i = 0; i < 16; i++)
-		sscanf(text + i * 2, "%2hhx", &id[i]);
-	return true;
+	for (int i = 0; i < 16; i++) {
+		int high = digit_of(text[i * 2]), low = high < 0 ? -1 : digit_of(text[i * 2 + 1]);
+
+		if (low < 0)
+			return false;
+		id[i] = (uint8_t)(high << 4 | low);
+	}
+	return !text[32];
 }
 
 /** held_is_meant() - does the operator's @vm_or_id name this VM, or this migration? */
@@ -457,13 +466,19 @@ bool held_is_asking(const struct held *h)
 	return h->step == HELD_ASKING;
 }
 
-/* What becomes of its guest is decided, and its VMM is being told. */
-static bool is_being_told(const struct ferry *f, const uint8_t id[16])
+/* Is it about a VM that is connected, which has come to @step, at least? Behind ASKING its VMM is being told. */
+static bool has_vm_in(const struct ferry *f, const uint8_t id[16], enum held_step step)
 {
 	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
-		if (vm->held && vm->held->step > HELD_ASKING && !memcmp(vm->held->e.id, id, 16))
+		if (vm->held && vm->held->step >= step && !memcmp(vm->held->e.id, id, 16))
 			return true;
 	return false;
+}
+
+static bool may_be_undecided(struct ferry *f, const struct journal_entry *e)
+{
+	return e->role == JOURNAL_SOURCE &&
+	       (e->mark == JOURNAL_GO || (e->mark == JOURNAL_BEGUN && !journal_proves_no_go(f->journal, e)));
 }
 
 /*
@@ -472,18 +487,13 @@ static bool is_being_told(const struct ferry *f, const uint8_t id[16])
  */
 static bool is_undecided(struct ferry *f, const struct journal_entry *e)
 {
-	if (e->role != JOURNAL_SOURCE || migration_is_live(f, e->id) || is_being_told(f, e->id))
-		return false;
-	return e->mark == JOURNAL_GO || (e->mark == JOURNAL_BEGUN && !journal_proves_no_go(f->journal, e));
+	return may_be_undecided(f, e) && !migration_is_live(f, e->id) && !has_vm_in(f, e->id, HELD_RESUMING);
 }
 
 /** held_is_missing() - is @e a switchover without an outcome, and its guest in no VMM that is connected? */
 bool held_is_missing(struct ferry *f, const struct journal_entry *e)
 {
-	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
-		if (vm->held && vm->held->step == HELD_ASKING && !memcmp(vm->held->e.id, e->id, sizeof(e->id)))
-			return false;
-	return is_undecided(f, e);
+	return may_be_undecided(f, e) && !migration_is_live(f, e->id) && !has_vm_in(f, e->id, HELD_ASKING);
 }
 
 /**
@@ -496,7 +506,7 @@ const struct journal_entry *held_missing(struct ferry *f, const char *vm_or_id)
 	const struct journal_entry *found = NULL;
 
 	for (const struct journal_entry *e = journal_next(f->journal, NULL); e; e = journal_next(f->journal, e))
-		if (is_undecided(f, e) && held_is_meant(vm_or_id, e->vm, e->id) && (!found || e->when_s > found->when_s))
+		if (held_is_meant(vm_or_id, e->vm, e->id) && (!found || e->when_s > found->when_s) && is_undecided(f, e))
 			found = e;
 	return found;
 }
