@@ -69,6 +69,7 @@ struct vm_watcher {
  * @held: made and used by the owner of the list, see vm_list.refuses; @held_free() ends it, on the loop, before the
  *	VM is torn down; NULL: nothing to end
  * @limited: for messages that its VMM can provoke
+ * @number: the later it was listed, the greater
  * @work: maps all before it is registered, unmaps and closes all once the last reference is gone
  */
 struct vm {
@@ -107,6 +108,7 @@ struct vm {
 	struct vm_watcher *watcher;
 	unsigned int version;
 	struct vmferry_msg_migration last;
+	uint64_t number;
 	struct held *held;
 	void (*held_free)(struct held *held);
 	struct vm *next;
@@ -116,6 +118,7 @@ struct vm {
  * struct vm_list - all VMs of one daemon
  * @sockets: of their VMMs; from vm_socket_listen() to vm_socket_stop()
  * @limited: for messages that VMMs can provoke
+ * @first: the newest; @nr_listed: so many ever were
  * @tracker: for all of them
  * @refuses: NULL, or asked of each new one before it is listed and its VMM answered: the reason why it may not
  *	register, in @text or elsewhere; NULL: it may. It sends nothing to the VMM
@@ -123,6 +126,7 @@ struct vm {
  */
 struct vm_list {
 	struct vm *first;
+	uint64_t nr_listed;
 	struct vm_socket_set *sockets;
 	struct loop *loop;
 	struct worker *worker;

@@ -268,6 +268,7 @@ static void enlist(struct vm_socket *s, struct vm *vm)
 {
 	s->vm = vm;
 	vm->sock = s;
+	vm->number = ++s->list->nr_listed;
 	vm->next = s->list->first;
 	s->list->first = vm;
 	limited_notice(s->list->limited, LIMITED_REGISTERED, "vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs",

@@ -7,8 +7,8 @@ Seen to fail: with NEVER noted by every incoming that is given up, a stranger's 
 power into NEVER, and two guests run; with an entry taken for a VM's own by its id alone, the VMM of another guest, which says
 that it runs, closes the entry of one that is held, and two guests run; with a VMM believed that names a migration of which no
 entry is left, the source gives up the only guest there is; with take_hello() that leaves a hello which it could not answer,
-that is read twice and called a bad one; with words cut within a character the answer is "out of memory"; with lines about a registered VMM's guest that are not limited
-there are thousands of them; with a peer that is asked by each registration it hears 2,461 questions in 2.5 s; with EPIPE taken
+that is read twice and called a bad one; with words cut within a character the answer is "out of memory"; with lines about a
+registered VMM's guest that are not limited there are thousands of them; with a peer that is asked by each registration it hears 2,461 questions in 2.5 s; with EPIPE taken
 for an answer a VMM that is gone "did not" what it was asked."""
 import os, signal, socket, struct, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
