@@ -8,7 +8,14 @@
 #include "base/worker.h"
 #include "vm/vm.h"
 
+#define FERRY_NR_ASKED 256
 #define FERRY_GRACE_NS 10000000ULL /* a guest has just begun to run: cleaning up may disturb it */
+
+/** struct ferry_asked - a question to a peer what became of migration @id; @when_ns: 0: none was asked */
+struct ferry_asked {
+	uint8_t id[16];
+	uint64_t when_ns;
+};
 
 /**
  * struct ferry - one daemon: what all its migrations share
@@ -16,6 +23,8 @@
  * @limited: what is said of what others can provoke, see base/limited.h
  * @run_lock, @state_lock: no other daemon uses these folders
  * @greeters: the peers' address; from greeter_listen() to greeter_stop()
+ * @asked: when the peer of a migration was asked last what became of it, by the first byte of the migration's id: a VMM
+ *	that registers again and again has it asked once a second; held.c
  * @settler: tells peers the outcomes of migrations; from settle_start() to settle_stop()
  * @started_ns: when ferry_open() began
  * @emit: tells operators of an event of @vm; @detail may be NULL
@@ -38,6 +47,7 @@ struct ferry {
 	uint8_t host[16];
 	struct migration *outgoing;
 	struct incoming *incoming;
+	struct ferry_asked asked[FERRY_NR_ASKED];
 	struct settler *settler;
 	uint64_t started_ns;
 	void (*emit)(struct ferry *f, const char *vm, const char *event, const char *detail);

@@ -50,8 +50,8 @@ static void ask(struct asker *a);
 
 static void take_answer(struct asker *a, enum wire_resolved answer)
 {
-	notice_report("vm %s: the peer at %s says: the guest %s", a->vm, a->connector.uri,
-		      answer == WIRE_RESOLVED_RUNNING ? "runs there" : "never ran there");
+	limited_notice(a->f->limited, LIMITED_GUEST, "vm %s: the peer at %s says: the guest %s", a->vm, a->connector.uri,
+		       answer == WIRE_RESOLVED_RUNNING ? "runs there" : "never ran there");
 	asker_stop(a);
 	a->answer(a->arg, answer);
 }
@@ -70,11 +70,12 @@ static void remind(const struct asker *a)
 
 	held_advice(a->vm, advice, sizeof(advice));
 	if (a->says_unknown)
-		error_report("vm %s: still held paused: the peer at %s does not know whether the guest ran there, as after a "
-			     "loss of power; look there, then say %s", a->vm, a->connector.uri, advice);
+		limited_error(a->f->limited, LIMITED_GUEST, "vm %s: still held paused: the peer at %s does not know whether the "
+			      "guest ran there, as after a loss of power; look there, then say %s", a->vm, a->connector.uri,
+			      advice);
 	else
-		error_report("vm %s: still held paused: the peer at %s does not say whether the guest runs there; if you know, "
-			     "say %s", a->vm, a->connector.uri, advice);
+		limited_error(a->f->limited, LIMITED_GUEST, "vm %s: still held paused: the peer at %s does not say whether the "
+			      "guest runs there; if you know, say %s", a->vm, a->connector.uri, advice);
 }
 
 static void on_asked(void *owner)
@@ -99,8 +100,31 @@ static void on_again(void *owner)
 	ask(owner);
 }
 
+/*
+ * When the peer may be asked: at once, or a second after it was asked last about this migration, maybe by an asker of an
+ * earlier connection of the VMM. Two migrations with the same first byte forget each other's time: ids are random, and a
+ * VMM is held with a peer to ask only if its migration is in the journal.
+ */
+static uint64_t may_ask_at_ns(struct asker *a, uint64_t now)
+{
+	const uint8_t *id = a->connector.hello.id;
+	struct ferry_asked *last = &a->f->asked[id[0] % FERRY_NR_ASKED];
+
+	if (last->when_ns && !memcmp(last->id, id, sizeof(last->id)) && now < last->when_ns + ASK_AGAIN_NS)
+		return last->when_ns + ASK_AGAIN_NS;
+	memcpy(last->id, id, sizeof(last->id));
+	last->when_ns = now;
+	return now;
+}
+
 static void ask(struct asker *a)
 {
+	uint64_t now = now_ns(), at = may_ask_at_ns(a, now);
+
+	if (at > now) {
+		loop_timer_at(&a->again, at);
+		return;
+	}
 	if (!connector_start(&a->connector, a->f->loop, a->f->worker))
 		return;
 	connector_fini(&a->connector);
@@ -214,7 +238,7 @@ static bool has_acted(struct held *h, int status, const char *what)
 
 	if (!status) {
 		end(h);
-		notice_report("vm %s: its VMM did %s", vm->name, what);
+		limited_notice(h->f->limited, LIMITED_GUEST, "vm %s: its VMM did %s", vm->name, what);
 		return true;
 	}
 	if (status != -ECONNRESET)
@@ -360,8 +384,8 @@ void held_begin(struct held *h, const struct journal_entry *e, enum held_why why
 	snprintf(h->e.vm, sizeof(h->e.vm), "%s", h->vm->name);
 	h->why = why;
 	watch(h, HELD_ASKING);
-	error_report("vm %s: %s; if you know where it runs, say %s", h->vm->name, held_words(h, text, sizeof(text)),
-		     held_advice(h->vm->name, advice, sizeof(advice)));
+	limited_error(h->f->limited, LIMITED_GUEST, "vm %s: %s; if you know where it runs, say %s", h->vm->name,
+		      held_words(h, text, sizeof(text)), held_advice(h->vm->name, advice, sizeof(advice)));
 	h->f->emit(h->f, h->vm->name, "MIGRATION", migration_status_name(MIGRATION_HELD));
 	if (h->e.peer[0])
 		asker_start(&h->asker, &h->e);
@@ -392,13 +416,22 @@ void held_free(struct held *h)
 
 /* ---- the operator ---- */
 
+static int digit_of(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* It is asked of each entry of the journal: without sscanf(), which takes a microsecond. */
 static bool parse_id(const char *text, uint8_t id[16])
 {
-	if (strlen(text) != 32 || strspn(text, "0123456789abcdefABCDEF") != 32)
-		return false;
-	for (int i = 0; i < 16; i++)
-		sscanf(text + i * 2, "%2hhx", &id[i]);
-	return true;
+	for (int i = 0; i < 16; i++) {
+		int high = digit_of(text[i * 2]), low = high < 0 ? -1 : digit_of(text[i * 2 + 1]);
+
+		if (low < 0)
+			return false;
+		id[i] = (uint8_t)(high << 4 | low);
+	}
+	return !text[32];
 }
 
 /** held_is_meant() - does the operator's @vm_or_id name this VM, or this migration? */
@@ -435,13 +468,19 @@ bool held_is_asking(const struct held *h)
 	return h->step == HELD_ASKING;
 }
 
-/* What becomes of its guest is decided, and its VMM is being told. */
-static bool is_being_told(const struct ferry *f, const uint8_t id[16])
+/* Is it about a VM that is connected, which has come to @step, at least? Behind ASKING its VMM is being told. */
+static bool has_vm_in(const struct ferry *f, const uint8_t id[16], enum held_step step)
 {
 	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
-		if (vm->held && vm->held->step > HELD_ASKING && !memcmp(vm->held->e.id, id, 16))
+		if (vm->held && vm->held->step >= step && !memcmp(vm->held->e.id, id, 16))
 			return true;
 	return false;
+}
+
+static bool may_be_undecided(struct ferry *f, const struct journal_entry *e)
+{
+	return e->role == JOURNAL_SOURCE &&
+	       (e->mark == JOURNAL_GO || (e->mark == JOURNAL_BEGUN && !journal_proves_no_go(f->journal, e)));
 }
 
 /*
@@ -450,18 +489,13 @@ static bool is_being_told(const struct ferry *f, const uint8_t id[16])
  */
 static bool is_undecided(struct ferry *f, const struct journal_entry *e)
 {
-	if (e->role != JOURNAL_SOURCE || migration_is_live(f, e->id) || is_being_told(f, e->id))
-		return false;
-	return e->mark == JOURNAL_GO || (e->mark == JOURNAL_BEGUN && !journal_proves_no_go(f->journal, e));
+	return may_be_undecided(f, e) && !migration_is_live(f, e->id) && !has_vm_in(f, e->id, HELD_RESUMING);
 }
 
 /** held_is_missing() - is @e a switchover without an outcome, and its guest in no VMM that is connected? */
 bool held_is_missing(struct ferry *f, const struct journal_entry *e)
 {
-	for (const struct vm *vm = f->vms.first; vm; vm = vm->next)
-		if (vm->held && vm->held->step == HELD_ASKING && !memcmp(vm->held->e.id, e->id, sizeof(e->id)))
-			return false;
-	return is_undecided(f, e);
+	return may_be_undecided(f, e) && !migration_is_live(f, e->id) && !has_vm_in(f, e->id, HELD_ASKING);
 }
 
 /**
@@ -474,7 +508,7 @@ const struct journal_entry *held_missing(struct ferry *f, const char *vm_or_id)
 	const struct journal_entry *found = NULL;
 
 	for (const struct journal_entry *e = journal_next(f->journal, NULL); e; e = journal_next(f->journal, e))
-		if (is_undecided(f, e) && held_is_meant(vm_or_id, e->vm, e->id) && (!found || e->when_s > found->when_s))
+		if (held_is_meant(vm_or_id, e->vm, e->id) && (!found || e->when_s > found->when_s) && is_undecided(f, e))
 			found = e;
 	return found;
 }

@@ -29,6 +29,8 @@ enum held_why {
  * @says_unknown: the peer said last that it has no proof of either
  * @vm: for the log
  *
+ * Two askers of one migration, one after the other, ask it at most once a second together: see struct ferry_asked.
+ *
  * Nothing is allocated after asker_init() but what a connection needs; an attempt that fails for lack of memory is
  * repeated. All of it is the loop's.
  */

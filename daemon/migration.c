@@ -223,11 +223,11 @@ bool migration_vm_is_back(struct ferry *f, struct vm *vm)
 		return true;
 	}
 	if (runs)
-		error_report("vm %s: GO was sent to %s, and its VMM (pid %d) registered again with a guest that runs: "
-			     "it may run twice; stop one of them", m->name, m->connector.uri, vm->pid);
+		limited_error(f->limited, LIMITED_LOST, "vm %s: GO was sent to %s, and its VMM (pid %d) registered again with a "
+			      "guest that runs: it may run twice; stop one of them", m->name, m->connector.uri, vm->pid);
 	else
-		notice_report("vm %s: its VMM registered again; the guest stays %s: GO was sent to %s", m->name,
-			      vm_state_name(vm), m->connector.uri);
+		limited_notice(f->limited, LIMITED_GUEST, "vm %s: its VMM registered again; the guest stays %s: GO was sent to %s",
+			       m->name, vm_state_name(vm), m->connector.uri);
 	return true;
 }
 

@@ -26,6 +26,9 @@
  * are found by their name nevertheless: those of protocol 1, and those that an older daemon moved, whose entries have
  * no time. By name a running VM may be taken for another one.
  *
+ * A VMM may register and hang up without end. What is said of it is limited, base/limited.h, and its peer is asked once a
+ * second, held.c.
+ *
  * A VMM that registers again while its guest's migration is alive in this daemon is not recovery's:
  * migration_vm_is_back() answers it.
  *
@@ -37,7 +40,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/error.h"
 #include "base/limited.h"
 #include "held.h"
 #include "migration.h"
@@ -55,8 +57,8 @@ static void on_cleaned(void *arg, int status, const void *body, uint32_t len)
 	(void)len;
 	vm->is_busy = status != 0; /* not clean: no migration may use it */
 	if (status && status != -ECONNRESET)
-		error_report("vm %s: its VMM cannot empty its RAM: %s; restart it", vm->name,
-			     strerror(-status));
+		limited_error(vm->limited, LIMITED_GUEST, "vm %s: its VMM cannot empty its RAM: %s; restart it", vm->name,
+			      strerror(-status));
 	vm_put(vm);
 }
 
@@ -75,16 +77,16 @@ static void clean(struct ferry *f, struct vm *vm)
 }
 
 /* After "done" the guest has run here: its memory at the source is older than its disks. */
-static void say_lost(const struct vm *vm, enum journal_mark mark)
+static void say_lost(const struct ferry *f, const struct vm *vm, enum journal_mark mark)
 {
 	if (mark == JOURNAL_DONE) {
-		error_report("vm %s: the guest ran here, and its VMM was restarted: the guest is lost here; start it anew from "
-			     "its disks; if the source still holds it paused: \"vmferry resolve %s --gone\" there, which "
-			     "gives its old memory up", vm->name, vm->name);
+		limited_error(f->limited, LIMITED_LOST, "vm %s: the guest ran here, and its VMM was restarted: the guest is lost "
+			      "here; start it anew from its disks; if the source still holds it paused: \"vmferry resolve %s "
+			      "--gone\" there, which gives its old memory up", vm->name, vm->name);
 		return;
 	}
-	error_report("vm %s: GO was heard, but its VMM was restarted: the guest is lost here; if the "
-		     "source still holds it paused: \"vmferry resolve %s --run-here\" there", vm->name, vm->name);
+	limited_error(f->limited, LIMITED_LOST, "vm %s: GO was heard, but its VMM was restarted: the guest is lost here; if the "
+		      "source still holds it paused: \"vmferry resolve %s --run-here\" there", vm->name, vm->name);
 }
 
 /* ---- a VMM that names its migration ---- */
@@ -147,26 +149,27 @@ static void ask_peer(struct vm *vm, const struct journal_entry *e)
 	held_begin(vm->held, e, e->mark == JOURNAL_GO ? HELD_GO_SENT : HELD_UNPROVEN);
 }
 
-static void resume(struct vm *vm, const struct journal_entry *e)
+static void resume(struct ferry *f, struct vm *vm, const struct journal_entry *e)
 {
-	notice_report("vm %s: its guest was stopped for a switchover that came to nothing: resuming it", vm->name);
+	limited_notice(f->limited, LIMITED_GUEST, "vm %s: its guest was stopped for a switchover that came to nothing: resuming it",
+		       vm->name);
 	held_resume(vm->held, e->id, e->role);
 }
 
-static void run(struct vm *vm, const struct journal_entry *e)
+static void run(struct ferry *f, struct vm *vm, const struct journal_entry *e)
 {
-	notice_report("vm %s: GO was heard before this daemon ended: running the guest", vm->name);
+	limited_notice(f->limited, LIMITED_GUEST, "vm %s: GO was heard before this daemon ended: running the guest", vm->name);
 	held_run(vm->held, e->id);
 }
 
-static void cry(const struct vm *vm, enum journal_role role, const char *peer)
+static void cry(const struct ferry *f, const struct vm *vm, enum journal_role role, const char *peer)
 {
 	if (role == JOURNAL_SOURCE)
-		error_report("vm %s: its guest runs here, and the journal says that it was moved to %s: it may run twice; "
-			     "stop one of them (here: pid %d)", vm->name, peer, vm->pid);
+		limited_error(f->limited, LIMITED_LOST, "vm %s: its guest runs here, and the journal says that it was moved to "
+			      "%s: it may run twice; stop one of them (here: pid %d)", vm->name, peer, vm->pid);
 	else
-		error_report("vm %s: its guest runs here, and the journal says that it never arrived: it may run twice; "
-			     "stop one of them (here: pid %d)", vm->name, vm->pid);
+		limited_error(f->limited, LIMITED_LOST, "vm %s: its guest runs here, and the journal says that it never arrived: "
+			      "it may run twice; stop one of them (here: pid %d)", vm->name, vm->pid);
 }
 
 static void carry_out(struct ferry *f, struct vm *vm, const struct journal_entry *e, unsigned int verdict)
@@ -176,11 +179,11 @@ static void carry_out(struct ferry *f, struct vm *vm, const struct journal_entry
 	if (verdict & NOTE_DONE)
 		journal_note(f->journal, e->id, e->role, JOURNAL_DONE);
 	if (verdict & CRY)
-		cry(vm, e->role, e->peer);
+		cry(f, vm, e->role, e->peer);
 	if (verdict & LOST)
-		say_lost(vm, e->mark);
+		say_lost(f, vm, e->mark);
 	if (verdict & RESUME)
-		resume(vm, e);
+		resume(f, vm, e);
 	if (verdict & RELEASE)
 		held_release(vm->held, e->id, e->role);
 	if (verdict & ASK)
@@ -188,7 +191,7 @@ static void carry_out(struct ferry *f, struct vm *vm, const struct journal_entry
 	if (verdict & HOLD)
 		held_begin(vm->held, e, HELD_UNKNOWN_ID);
 	if (verdict & RUN)
-		run(vm, e);
+		run(f, vm, e);
 	if (verdict & CLEAN)
 		clean(f, vm);
 }
@@ -247,7 +250,7 @@ static void source_by_name(struct ferry *f, struct vm *vm)
 	if (!e)
 		held_begin(vm->held, &(struct journal_entry){ 0 }, HELD_NO_JOURNAL);
 	else if (e->mark == JOURNAL_BEGUN && journal_proves_no_go(f->journal, e))
-		resume(vm, e);
+		resume(f, vm, e);
 	else
 		ask_peer(vm, e);
 }
@@ -257,11 +260,11 @@ static void destination_by_name(struct ferry *f, struct vm *vm)
 	const struct journal_entry *e = find_by_name(f, vm, JOURNAL_DESTINATION);
 
 	if (vm->run_state == VMFERRY_RUN_LOADED && e && e->mark == JOURNAL_GO) {
-		run(vm, e);
+		run(f, vm, e);
 		return;
 	}
 	if (e && e->mark == JOURNAL_GO)
-		say_lost(vm, e->mark);
+		say_lost(f, vm, e->mark);
 	else if (e && journal_proves_no_go(f->journal, e)) /* else it may have run here, in another VMM of the name */
 		journal_note(f->journal, e->id, JOURNAL_DESTINATION, JOURNAL_NEVER);
 	clean(f, vm);

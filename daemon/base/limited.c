@@ -28,6 +28,8 @@ static const char *const what[LIMITED_NR] = {
 	[LIMITED_MISPLACED] = "messages of peers came out of place",
 	[LIMITED_VMM] = "connections of VMMs were refused",
 	[LIMITED_REGISTERED] = "VMMs came or went",
+	[LIMITED_GUEST] = "messages were about guests of VMMs that had registered",
+	[LIMITED_LOST] = "messages were about guests that may run twice, or are lost",
 	[LIMITED_CLIENT] = "clients of the control socket were refused or disconnected",
 };
 
@@ -39,6 +41,8 @@ static const struct ratelimit limits[LIMITED_NR] = {
 	[LIMITED_MISPLACED] = BURST_OF(10),
 	[LIMITED_VMM] = BURST_OF(10),
 	[LIMITED_REGISTERED] = BURST_OF(100), /* a host that starts has that many */
+	[LIMITED_GUEST] = BURST_OF(100),
+	[LIMITED_LOST] = BURST_OF(100),
 	[LIMITED_CLIENT] = BURST_OF(10),
 };
 
@@ -46,7 +50,7 @@ static const struct ratelimit limits[LIMITED_NR] = {
 struct limited {
 	struct loop_timer timer;
 	struct ratelimit limit[LIMITED_NR];
-	char last[LIMITED_NR][600];
+	char last[LIMITED_NR][1000]; /* a line of the log has not much more */
 	bool is_error[LIMITED_NR];
 };
 

@@ -15,6 +15,8 @@ enum limited_kind {
 	LIMITED_MISPLACED,  /* messages of a peer that its state does not have */
 	LIMITED_VMM,	    /* connections to the VMMs' socket */
 	LIMITED_REGISTERED, /* VMMs that come and go */
+	LIMITED_GUEST,	    /* what is done about the guest of a VMM that has registered */
+	LIMITED_LOST,	    /* of these: it may run twice, or is lost */
 	LIMITED_CLIENT,	    /* clients of the control socket */
 	LIMITED_NR
 };

@@ -18,13 +18,36 @@ static int is_away(const json_t *held)
 	return !json_is_true(json_object_get(held, "connected"));
 }
 
-/** held_ask() - the answer to query-held, to be given back; NULL: the daemon is of a release without it, or is gone */
-json_t *held_ask(struct client *c)
+/* Return: NULL: there is no such page, or no such daemon */
+static json_t *ask_page(struct client *c, json_t *args)
 {
-	json_t *error, *answer = client_ask(c, "query-held", NULL, &error);
+	json_t *error, *answer = client_ask(c, "query-held", args, &error);
 
 	json_decref(error);
 	return answer;
+}
+
+/**
+ * held_ask() - the answer to query-held, all its pages in one, to be given back
+ *
+ * "more" stays true if a page cannot be had. Return: NULL: the daemon is of a release without it, or is gone
+ */
+json_t *held_ask(struct client *c)
+{
+	json_t *all = ask_page(c, NULL), *page, *next;
+
+	while ((next = json_object_get(all, "next"))) {
+		page = ask_page(c, json_incref(next));
+		json_object_del(all, "next");
+		if (!page)
+			break;
+		json_array_extend(json_object_get(all, "held"), json_object_get(page, "held"));
+		json_object_set(all, "more", json_object_get(page, "more"));
+		if (json_object_get(page, "next"))
+			json_object_set(all, "next", json_object_get(page, "next"));
+		json_decref(page);
+	}
+	return all;
 }
 
 /** held_add_to_list() - the guests of @held whose VMM is away become VMs of the state "away" in @vms */

@@ -171,14 +171,15 @@ static int say_unknown(const char *vm)
 	return EXIT_REFUSED;
 }
 
-static int print_status(struct client *c, const char *vm, int as_json)
+/* @is_listed: it is known to be connected */
+static int print_status(struct client *c, const char *vm, int is_listed, int as_json)
 {
 	json_t *error, *m = client_ask(c, "query-migrate", json_pack("{s:s}", "vm", vm), &error);
 	int code = EXIT_OK;
 
 	if (!m)
 		return refused(error);
-	if (has_status(m, "none") && !is_connected(c, vm)) {
+	if (has_status(m, "none") && !is_listed && !is_connected(c, vm)) {
 		code = say_unknown(vm);
 	} else {
 		json_dumpf(m, stdout, (as_json ? JSON_COMPACT : JSON_INDENT(2)) | JSON_PRESERVE_ORDER);
@@ -245,13 +246,13 @@ static int do_status(struct client *c, struct cli *o, char **args)
 	size_t i;
 
 	if (args[0])
-		return print_status(c, args[0], o->as_json);
+		return print_status(c, args[0], 0, o->as_json);
 	list = client_ask(c, "query-vms", NULL, &error);
 	if (!list)
 		return refused(error);
 	json_array_foreach (list, i, v)
 		if (!code)
-			code = print_status(c, json_string_value(json_object_get(v, "name")), o->as_json);
+			code = print_status(c, json_string_value(json_object_get(v, "name")), 1, o->as_json);
 	json_decref(list);
 	held = code ? NULL : held_ask(c);
 	held_print_away(held, o->as_json);

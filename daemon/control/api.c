@@ -315,10 +315,13 @@ static char *cmd_query_blackouts(struct api *a, json_t *args, char *why, size_t 
 
 static json_t *cmd_query_held(struct api *a, json_t *args, char *why, size_t len)
 {
-	(void)args;
-	(void)why;
-	(void)len;
-	return report_all_held(a->f);
+	json_t *vm = json_object_get(args, "after-vm"), *entry = json_object_get(args, "after-entry");
+	uint64_t after_vm = 0, after_entry = 0;
+
+	if ((vm && !take_uint(vm, "after-vm", INT64_MAX, &after_vm, why, len)) ||
+	    (entry && !take_uint(entry, "after-entry", INT64_MAX, &after_entry, why, len)))
+		return NULL;
+	return report_all_held(a->f, after_vm, after_entry);
 }
 
 static json_t *cmd_query_journal(struct api *a, json_t *args, char *why, size_t len)

@@ -12,7 +12,9 @@
 #include "held.h"
 #include "migration.h"
 
-#define MOST 128 /* all of them at once would keep the loop for milliseconds */
+/* All of them at once would keep the loop for milliseconds. */
+#define PAGE 64	      /* of VMs, and of entries */
+#define LOOKED_AT 512 /* entries, each of which may be looked for in all VMs */
 
 static const char *const roles[] = { "", "source", "destination" };
 
@@ -67,22 +69,57 @@ static json_t *live_json(struct ferry *f, const struct journal_entry *e)
 	return held_json(e, vm_find(&f->vms, e->vm, false), migration_error(m));
 }
 
-/** report_all_held() - what query-held returns: the guests that are held, MOST at most; "more": there are others */
-json_t *report_all_held(struct ferry *f)
+/* Return: what asks for the next page, NULL: these were the last VMs. The list has the newest VM first. */
+static json_t *add_connected(struct ferry *f, json_t *list, uint64_t after)
 {
-	json_t *list = json_array();
-	const struct journal_entry *e;
+	uint64_t last = 0;
 
-	for (const struct vm *vm = f->vms.first; vm && json_array_size(list) < MOST; vm = vm->next)
-		if (vm->held && held_is_asking(vm->held))
-			json_array_append_new(list, connected_json(vm->held));
-	for (e = journal_next(f->journal, NULL); e && json_array_size(list) < MOST; e = journal_next(f->journal, e)) {
+	for (const struct vm *vm = f->vms.first; vm; vm = vm->next) {
+		if ((after && vm->number >= after) || !vm->held || !held_is_asking(vm->held))
+			continue;
+		if (json_array_size(list) == PAGE)
+			return json_pack("{s:I}", "after-vm", (json_int_t)last);
+		json_array_append_new(list, connected_json(vm->held));
+		last = vm->number;
+	}
+	return NULL;
+}
+
+/* As add_connected(), of the entries. */
+static json_t *add_others(struct ferry *f, json_t *list, uint64_t after)
+{
+	const struct journal_entry from = { .role = JOURNAL_SOURCE, .number = after };
+	const struct journal_entry *e = journal_next(f->journal, after ? &from : NULL);
+	size_t most = json_array_size(list) + PAGE;
+	uint64_t last = 0;
+
+	for (int i = 0; e && i < LOOKED_AT && json_array_size(list) < most; i++, e = journal_next(f->journal, e)) {
 		json_t *live = live_json(f, e);
 
 		if (live)
 			json_array_append_new(list, live);
 		else if (held_is_missing(f, e))
 			json_array_append_new(list, missing_json(e));
+		last = e->number;
 	}
-	return json_pack("{s:o, s:b}", "held", list, "more", e != NULL);
+	return e ? json_pack("{s:I}", "after-entry", (json_int_t)last) : NULL;
+}
+
+/**
+ * report_all_held() - what query-held returns: a page of the guests that are held
+ * @after_vm: the page begins behind the VM of this number; 0: with the first one
+ * @after_entry: it begins behind the journal's entry of this number; 0: with the VMs
+ *
+ * "more" says that another page follows, and "next" has the arguments that ask for it. A page may be empty. A guest whose
+ * VMM comes or goes meanwhile may be in two pages, or in none.
+ */
+json_t *report_all_held(struct ferry *f, uint64_t after_vm, uint64_t after_entry)
+{
+	json_t *list = json_array(), *next = after_entry ? NULL : add_connected(f, list, after_vm);
+
+	if (!next)
+		next = add_others(f, list, after_entry);
+	if (!next)
+		return json_pack("{s:o, s:b}", "held", list, "more", 0);
+	return json_pack("{s:o, s:b, s:o}", "held", list, "more", 1, "next", next);
 }

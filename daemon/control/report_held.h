@@ -7,6 +7,6 @@
 #include "ferry.h"
 
 json_t *report_held(struct ferry *f, const char *vm);
-json_t *report_all_held(struct ferry *f);
+json_t *report_all_held(struct ferry *f, uint64_t after_vm, uint64_t after_entry);
 
 #endif

@@ -14,6 +14,7 @@
 
 struct dirty;
 struct held;
+struct limited;
 struct register_request;
 
 /** enum vm_request - what can be asked of a VMM, whatever kind it is */
@@ -67,6 +68,8 @@ struct vm_watcher {
  *	or the VMM speaks version 1
  * @held: made and used by the owner of the list, see vm_list.refuses; @held_free() ends it, on the loop, before the
  *	VM is torn down; NULL: nothing to end
+ * @limited: for messages that its VMM can provoke
+ * @number: the later it was listed, the greater
  * @work: maps all before it is registered, unmaps and closes all once the last reference is gone
  */
 struct vm {
@@ -99,11 +102,13 @@ struct vm {
 	struct vm_asked *pausing;
 	char tracker_why[200];
 	struct loop *loop;
+	struct limited *limited;
 	struct worker *worker;
 	struct work work;
 	struct vm_watcher *watcher;
 	unsigned int version;
 	struct vmferry_msg_migration last;
+	uint64_t number;
 	struct held *held;
 	void (*held_free)(struct held *held);
 	struct vm *next;
@@ -113,6 +118,7 @@ struct vm {
  * struct vm_list - all VMs of one daemon
  * @sockets: of their VMMs; from vm_socket_listen() to vm_socket_stop()
  * @limited: for messages that VMMs can provoke
+ * @first: the newest; @nr_listed: so many ever were
  * @tracker: for all of them
  * @refuses: NULL, or asked of each new one before it is listed and its VMM answered: the reason why it may not
  *	register, in @text or elsewhere; NULL: it may. It sends nothing to the VMM
@@ -120,6 +126,7 @@ struct vm {
  */
 struct vm_list {
 	struct vm *first;
+	uint64_t nr_listed;
 	struct vm_socket_set *sockets;
 	struct loop *loop;
 	struct worker *worker;

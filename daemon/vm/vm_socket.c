@@ -268,6 +268,7 @@ static void enlist(struct vm_socket *s, struct vm *vm)
 {
 	s->vm = vm;
 	vm->sock = s;
+	vm->number = ++s->list->nr_listed;
 	vm->next = s->list->first;
 	s->list->first = vm;
 	limited_notice(s->list->limited, LIMITED_REGISTERED, "vm %s: registered by pid %d: %s, %llu MiB, %u vCPUs",
@@ -331,6 +332,7 @@ static struct registration *registration_new(struct vm_socket *s, const struct r
 	r->s = s;
 	r->seq = seq;
 	r->vm->loop = s->list->loop;
+	r->vm->limited = s->list->limited;
 	r->vm->tracker_mode = s->list->tracker;
 	r->vm->peer_pid = peer_pid(s->source.fd);
 	return r;
@@ -505,7 +507,7 @@ int vm_socket_send(struct vm_socket *s, enum vm_request type, const void *body, 
 		memcpy(out + sizeof(m), body, len);
 	err = fdpass_send(s->source.fd, out, sizeof(m) + len, fd);
 	if (err)
-		return err;
+		return err == -EPIPE ? -ECONNRESET : err; /* it has hung up, and socket_ready() will see so */
 	s->owed[(s->first_owed + s->nr_owed) % MAX_OWED] =
 		(struct owed){ type, m.seq, answer, arg };
 	if (!s->nr_owed++)

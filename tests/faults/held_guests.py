@@ -15,10 +15,13 @@ id alone a migration within one daemon ends without a guest; with one VM a name 
 with "--gone" taken while RESUME is being answered, the journal says of a guest that runs here that it has left; without the
 wait for a VMM that is away, forget drops what the operator decided for it; with "go" dropped once the source has given the guest
 up, the guest that is loaded is thrown away; without closing_let_ram_go() its RAM stays mapped until the
-operator decides; with forget that asks only settle.c, the entry of a guest that is held is dropped; with the operator's word noted only for a VMM that is away, or NEVER only after RESUME, forget drops what a VMM
-that breaks off has not heard, and its guest is held once more; with the word of a VMM that its guest was not stopped taken for true, it stays
-stopped."""
-import json, os, signal, struct, sys, threading, time
+operator decides; with forget that asks only settle.c, the entry of a guest that is held is dropped; with the operator's
+word noted only for a VMM that is away, or NEVER only after RESUME, forget drops what a VMM that breaks off has not heard,
+and its guest is held once more; with the word of a VMM that its guest was not stopped taken for true, it stays
+stopped; with a page of VMs that is taken for the last one, 194 of 261 guests are listed; with each VM looked for
+by status in a list of its own there are four of them."""
+import json, os, signal, socket, struct, sys, threading, time
+from types import SimpleNamespace
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 from cutter import HELLO, NAMES, Cutter, recv_all
 from ferry import NO_LIMIT, Failed, Scene, ended, expect, main, stop, vmferry, wait_for
@@ -595,7 +598,90 @@ def what_the_operator_said_outlasts_a_vmm_that_loses_its_connection():
                     wait_for('the entry to be needed no more', lambda: vmferry(x.a, 'forget', ident).returncode == 0)
 
 
-main([the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once,
+def all_held_guests_are_listed_however_many_they_are():
+    """their VMMs connected, without an entry, and away, behind entries of no held guest: in pages, some of them empty"""
+    with Scene() as s:
+        a = s.daemon('a')
+        a.kill(signal.SIGTERM)
+        for path in ('state/journal', 'journal-marks'):
+            os.unlink(os.path.join(a.dir, path))
+        with open(a.dir + '/state/journal', 'w') as f:
+            f.writelines(f'begun {n:032x} destination unix:/nowhere arriving{n}\n' for n in range(1, 1101))
+            f.writelines(f'go {n:032x} source unix:/nowhere away{n}\n' for n in range(2001, 2131))
+        a.start()
+        here, away = {f'here{n}' for n in range(131)}, {f'away{n}' for n in range(2001, 2131)}
+        vmms = [StandinVmm(a.vmm, name, size=1 << 20) for name in sorted(here)]
+        try:
+            wait_for('them to register', lambda: len(a.vms()) == len(vmms), 60)
+            for v in vmms:
+                v.state = PAUSED
+                v.cut()
+            wait_for('them to be held', lambda: [v['migration'] for v in a.vms().values()] == ['held'] * len(vmms), 60)
+            names, args, nr_empty = [], {}, 0
+            while args is not None:
+                page = a.ask('query-held', **args)
+                names += [h['vm'] for h in page['held']]
+                nr_empty += not page['held']
+                expect(page['more'] == ('next' in page) and len(page['held']) <= 128, f'{page["more"]}, {len(page["held"])}')
+                args = page.get('next')
+            expect(len(names) == len(set(names)) and set(names) == here | away, f'{len(names)} of {len(here | away)}: {names}')
+            expect(nr_empty, 'no page is empty: the test looks for less than it says')
+            said = vmferry(a, 'list').stdout
+            expect(all(f'\n{name} is held' in said for name in names) and 'There are more' not in said, said[-2000:])
+            got = json.loads(vmferry(a, 'list', '--json').stdout)
+            expect({vm['name'] for vm in got if vm['status'] == 'away'} == away, 'not all are away')
+        finally:
+            for v in vmms:
+                v.die()
+            for v in vmms:
+                v.stop()
+
+
+class Relay(Server):
+    """of a control socket, that counts @commands"""
+
+    def __init__(self, uri, to):
+        self.to, self.commands = to, []
+        super().__init__(uri)
+
+    def handle(self, near, nr):
+        with socket.socket(socket.AF_UNIX) as far:
+            far.connect(self.to)
+            back = threading.Thread(target=self.carry_back, args=(far, near), daemon=True)
+            back.start()
+            with near.makefile('rb') as lines:
+                for line in lines:
+                    self.commands.append(json.loads(line)['execute'])
+                    far.sendall(line)
+            far.shutdown(socket.SHUT_RDWR)
+            back.join()
+        near.close()
+
+    def carry_back(self, far, near):
+        while (got := far.recv(1 << 16)):
+            near.sendall(got)
+
+
+def status_asks_for_the_list_of_vms_once():
+    """and not once for each VM that no migration has"""
+    with Scene() as s:
+        a = s.daemon('a')
+        vmms = [StandinVmm(a.vmm, f'vm{n}', size=1 << 20) for n in range(3)]
+        path = os.path.join(s.dir, 'relay.sock')
+        relay = Relay('unix:' + path, a.control)
+        try:
+            wait_for('them to register', lambda: len(a.vms()) == len(vmms))
+            got = vmferry(SimpleNamespace(control=path), 'status')
+            expect(got.returncode == 0 and relay.commands.count('query-migrate') == len(vmms), f'{got}: {relay.commands}')
+            expect(relay.commands.count('query-vms') == 1, str(relay.commands))
+        finally:
+            relay.__exit__()
+            for v in vmms:
+                v.stop()
+
+
+main([all_held_guests_are_listed_however_many_they_are, status_asks_for_the_list_of_vms_once,
+      the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once,
       a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type, a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,
       a_guest_that_is_held_by_a_live_migration_is_resolved_while_its_vmm_is_away,

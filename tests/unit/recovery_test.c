@@ -165,23 +165,23 @@ bool migration_vm_is_back(struct ferry *ferry, struct vm *v)
 	return is_alive;
 }
 
-void error_report(const char *fmt, ...)
+void limited_error(struct limited *l, enum limited_kind kind, const char *fmt, ...)
 {
 	bool may_run_there = strstr(fmt, "--run-here");
 
-	did(strstr(fmt, "may run twice") ? "cry" : !strstr(fmt, "is lost here") ? "?" : may_run_there ? "lost" : "lost-for-good");
+	(void)l;
+	if (kind == LIMITED_LOST)
+		did(strstr(fmt, "may run twice") ? "cry" : !strstr(fmt, "is lost here") ? "?" : may_run_there ? "lost" :
+		    "lost-for-good");
+	else
+		assert_int_equal(kind, LIMITED_VMM); /* a VMM that names another's migration */
 }
 
-void limited_error(struct limited *l, enum limited_kind kind, const char *fmt, ...)
+void limited_notice(struct limited *l, enum limited_kind kind, const char *fmt, ...)
 {
 	(void)l;
-	(void)kind;
 	(void)fmt;
-}
-
-void notice_report(const char *fmt, ...)
-{
-	(void)fmt;
+	assert_int_equal(kind, LIMITED_GUEST);
 }
 
 /* ---- tables ---- */
