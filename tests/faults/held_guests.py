@@ -587,6 +587,8 @@ def what_the_operator_said_outlasts_a_vmm_that_loses_its_connection():
                         x.src.may_come.clear()
                         is_done.go()
                         wait_for('its loss to be seen', lambda: not x.a.vms())
+                    if is_live:
+                        wait_for('its end', lambda: x.status()['status'] in ('failed', 'completed'))
                     expect(x.src.state == PAUSED, 'it has acted; the test looks for nothing')
                     got = vmferry(x.a, 'forget', ident)
                     expect(got.returncode == 4 and '--vmm-ended' in got.stderr, f'{word}, live {is_live}, {when}: {got}')
