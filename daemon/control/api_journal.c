@@ -36,6 +36,20 @@ static bool take_id(json_t *v, const char *key, uint8_t id[16], char *why, size_
 	return is_good;
 }
 
+/* Numbers of this journal are from 1 to that of the entry that was added last. One of an earlier run may be beyond. */
+static bool take_number(const struct journal *j, json_t *v, uint64_t *number, char *why, size_t len)
+{
+	uint64_t newest = journal_newest_number(j);
+
+	if (!json_is_integer(v) || json_integer_value(v) < 1 || (uint64_t)json_integer_value(v) > newest) {
+		snprintf(why, len, "argument 'after-number' must be the number of an entry: an integer from 1 to %llu",
+			 (unsigned long long)newest);
+		return false;
+	}
+	*number = (uint64_t)json_integer_value(v);
+	return true;
+}
+
 /*
  * Where to begin, in @after: behind the entry that @args name by "after", "after-role" and "after-number", or with the
  * oldest. Its number alone says where it was, should it be gone.
@@ -58,8 +72,10 @@ static bool take_after(struct journal *j, json_t *args, struct journal_entry *af
 		snprintf(why, len, "argument 'after-role' must be 'source' or 'destination'");
 		return false;
 	}
+	if (number)
+		return take_number(j, number, &after->number, why, len);
 	e = journal_find(j, after->id, after->role);
-	after->number = number ? (uint64_t)json_integer_value(number) : e ? e->number : 0;
+	after->number = e ? e->number : 0;
 	if (after->number)
 		return true;
 	snprintf(why, len, "the entry that 'after' names is gone, and 'after-number' does not say where it was: begin anew");

@@ -462,3 +462,9 @@ unsigned int journal_nr_kept(const struct journal *j)
 {
 	return j->table.nr;
 }
+
+/** journal_newest_number() - of the entry that was added last, which may be gone; 0: none was since the journal was opened */
+uint64_t journal_newest_number(const struct journal *j)
+{
+	return j->table.nr_added;
+}

@@ -85,5 +85,6 @@ const struct journal_entry *journal_open_entry(struct journal *j, const char *vm
 const struct journal_entry *journal_next(struct journal *j, const struct journal_entry *after);
 bool journal_proves_no_go(const struct journal *j, const struct journal_entry *e);
 unsigned int journal_nr_kept(const struct journal *j);
+uint64_t journal_newest_number(const struct journal *j);
 
 #endif

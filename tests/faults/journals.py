@@ -191,7 +191,8 @@ def a_read_only_state_directory_has_one_daemon():
 
 
 def a_list_goes_on_while_entries_are_dropped():
-    """an entry is dropped between two pages; all others are listed once. Seen to fail: in tests/unit/journal_ends_test.c"""
+    """an entry is dropped between two pages; all others are listed once; a number that no entry has had is refused.
+    Seen to fail: in tests/unit/journal_ends_test.c; with any after-number taken, which json_integer_value() makes 0 of"""
     with Scene() as s:
         d = s.daemon('d')
         d.kill(signal.SIGTERM)
@@ -213,6 +214,9 @@ def a_list_goes_on_while_entries_are_dropped():
                 raise AssertionError('it goes on anywhere')
             except Failed as e:
                 expect('begin anew' in str(e), str(e))
+            for number in (-1, 1 << 62, 301, 0, 1.5, 'x', None, [1]):
+                got = d.qmp().raw(json.dumps({'execute': 'query-journal', 'arguments': {**args, 'after-number': number}}))
+                expect('must be the number' in got.get('error', {}).get('desc', ''), f'{number!r} is taken: {got}')
             args['after-number'] = last['number']
         expect(seen == [f'vm{n}' for n in range(1, 301)], f'{len(seen)} entries: {seen}')
         expect(d.ask('query-journal')['kept'] == 298, 'not dropped')
