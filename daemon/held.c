@@ -37,6 +37,7 @@
 #include "base/deadline.h"
 #include "base/error.h"
 #include "base/limited.h"
+#include "held_meant.h"
 #include "migration.h"
 #include "settle.h"
 
@@ -56,11 +57,19 @@ static void take_answer(struct asker *a, enum wire_resolved answer)
 	a->answer(a->arg, answer);
 }
 
-/** held_advice() - what the operator may say of the guest of @vm that is held, and what comes of it; Return: @text */
-const char *held_advice(const char *vm, char *text, size_t len)
+/**
+ * held_advice() - what the operator may say of the guest of @vm that migration @id holds, and what comes of it
+ *
+ * It is named by @id if @vm fits other held guests, too.
+ * Return: @text
+ */
+const char *held_advice(struct ferry *f, const char *vm, const uint8_t id[16], char *text, size_t len)
 {
+	char handle[64];
+
+	held_handle(f, vm, id, handle);
 	snprintf(text, len, "\"vmferry resolve %s --gone\" if it runs at the other host (its memory here is given up), or "
-		 "\"--run-here\" if it surely never ran there and never will (it goes on here)", vm);
+		 "\"vmferry resolve %s --run-here\" if it surely never ran there and never will (it goes on here)", handle, handle);
 	return text;
 }
 
@@ -68,7 +77,7 @@ static void remind(const struct asker *a)
 {
 	char advice[512];
 
-	held_advice(a->vm, advice, sizeof(advice));
+	held_advice(a->f, a->vm, a->connector.hello.id, advice, sizeof(advice));
 	if (a->says_unknown)
 		limited_error(a->f->limited, LIMITED_GUEST, "vm %s: still held paused: the peer at %s does not know whether the "
 			      "guest ran there, as after a loss of power; look there, then say %s", a->vm, a->connector.uri,
@@ -385,7 +394,7 @@ void held_begin(struct held *h, const struct journal_entry *e, enum held_why why
 	h->why = why;
 	watch(h, HELD_ASKING);
 	limited_error(h->f->limited, LIMITED_GUEST, "vm %s: %s; if you know where it runs, say %s", h->vm->name,
-		      held_words(h, text, sizeof(text)), held_advice(h->vm->name, advice, sizeof(advice)));
+		      held_words(h, text, sizeof(text)), held_advice(h->f, h->vm->name, h->e.id, advice, sizeof(advice)));
 	h->f->emit(h->f, h->vm->name, "MIGRATION", migration_status_name(MIGRATION_HELD));
 	if (h->e.peer[0])
 		asker_start(&h->asker, &h->e);
@@ -583,29 +592,47 @@ static int resolve_missing(struct ferry *f, const struct journal_entry *e, bool 
 
 /**
  * held_resolve() - the operator knows what became of a guest that is held, by a live migration or not
- * @vm_or_id: its name, or the id of the migration, in hexadecimal
+ * @vm_or_id: its name, or the id of the migration, in hexadecimal; one that fits several held guests is refused
  * @run_here: it does not run at the peer and never will; else it runs there
+ * @words: what was decided of which migration, or why nothing was
  *
- * Return: 0, or a negative errno with words in @why
+ * Return: 0, or a negative errno
  */
-int held_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why, size_t len)
+int held_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *words, size_t len)
 {
-	struct held *h = find(f, vm_or_id);
+	struct held_meant meant;
+	struct held_guest *g = &meant.guests[0];
 	const struct journal_entry *e;
-	int err;
+	char id[33], vm[64];
+	int err = 0;
 
-	err = migration_resolve(f, vm_or_id, run_here, why, len);
-	if (err != -ESRCH)
-		return err;
-	e = h ? NULL : held_missing(f, vm_or_id);
-	if (e)
-		return resolve_missing(f, e, run_here, why, len);
-	if (!h) {
-		say_if_being_told(f, vm_or_id, why, len);
+	held_meant_find(f, vm_or_id, &meant);
+	if (!meant.nr) {
+		snprintf(words, len, "vm %s: is not held", vm_or_id);
+		say_if_being_told(f, vm_or_id, words, len);
 		return -ESRCH;
 	}
-	notice_report("vm %s: the operator says: %s", h->vm->name, run_here ? "run it here" : "it runs there");
-	keep_word(h, run_here);
-	decide(h, !run_here);
+	if (meant.nr > 1) {
+		held_meant_refuse(&meant, vm_or_id, words, len);
+		return -EINVAL;
+	}
+	e = g->here ? &g->here->e : g->away;
+	snprintf(vm, sizeof(vm), "%s", e ? e->vm : migration_vm(g->live));
+	held_id_text(e ? e->id : migration_id(g->live), id);
+	if (e && !e->role)
+		snprintf(id, sizeof(id), "unknown");
+	if (g->live) {
+		err = migration_resolve(g->live, run_here, words, len);
+	} else if (g->away) {
+		err = resolve_missing(f, g->away, run_here, words, len);
+	} else {
+		notice_report("vm %s: the operator says: %s", vm, run_here ? "run it here" : "it runs there");
+		keep_word(g->here, run_here);
+		decide(g->here, !run_here);
+	}
+	if (err)
+		return err;
+	snprintf(words, len, "vm %s, migration %s: decided that it %s", vm, id,
+		 run_here ? "runs on here" : "runs at the other host; its memory here is given up");
 	return 0;
 }

@@ -420,12 +420,14 @@ int migration_cancel(struct ferry *f, const char *name, char *why, size_t why_le
 	return 0;
 }
 
-static struct migration *find_held(struct ferry *f, const char *vm_or_id)
+/** migration_next_held() - the live migration behind @m that holds its guest, the first one with NULL; NULL: no more */
+struct migration *migration_next_held(struct ferry *f, const struct migration *m)
 {
-	for (struct migration *m = f->outgoing; m; m = m->next)
-		if (m->status == MIGRATION_HELD && held_is_meant(vm_or_id, m->name, m->id))
-			return m;
-	return NULL;
+	struct migration *next = m ? m->next : f->outgoing;
+
+	while (next && next->status != MIGRATION_HELD)
+		next = next->next;
+	return next;
 }
 
 /*
@@ -446,20 +448,14 @@ static int keep_word(struct migration *m, bool run_here, char *why, size_t why_l
 }
 
 /**
- * migration_resolve() - the operator knows what became of a guest that is held
+ * migration_resolve() - the operator knows what became of the guest that @m holds; @m may be freed behind it
  *
- * Return: 0; -ESRCH: no live migration holds it; or another negative errno; with words in @why
+ * Return: 0, or a negative errno with words in @why
  */
-int migration_resolve(struct ferry *f, const char *vm_or_id, bool run_here, char *why, size_t why_len)
+int migration_resolve(struct migration *m, bool run_here, char *why, size_t why_len)
 {
-	struct migration *m = find_held(f, vm_or_id);
-	int err;
+	int err = keep_word(m, run_here, why, why_len);
 
-	if (!m) {
-		snprintf(why, why_len, "vm %s: is not held", vm_or_id);
-		return -ESRCH;
-	}
-	err = keep_word(m, run_here, why, why_len);
 	if (err)
 		return err;
 	asker_stop(&m->asker);
@@ -521,6 +517,23 @@ const char *migration_vm(const struct migration *m)
 bool migration_has_id(const struct migration *m, const uint8_t id[16])
 {
 	return !memcmp(m->id, id, sizeof(m->id));
+}
+
+const uint8_t *migration_id(const struct migration *m)
+{
+	return m->id;
+}
+
+/** migration_has_vmm() - is @vm the VMM of the guest of @m, as it registered last? A newcomer of its name is not. */
+bool migration_has_vmm(const struct migration *m, const struct vm *vm)
+{
+	return migration_vmm(m) == vm;
+}
+
+/** migration_is_connected() - is the VMM of the guest of @m connected? */
+bool migration_is_connected(const struct migration *m)
+{
+	return migration_vmm(m)->sock;
 }
 
 /** migration_is_live() - migration @id has a session here that is not closed yet */

@@ -343,7 +343,7 @@ void switchover_hold(struct migration *m)
 	migration_set_status(m, MIGRATION_HELD);
 	error_report("vm %s: %s after GO was sent: the guest is held paused here, for it may run at %s; "
 		     "asking there until it answers; if you know better, say %s", m->name, m->error, m->connector.peer,
-		     held_advice(m->name, advice, sizeof(advice)));
+		     held_advice(m->f, m->name, m->id, advice, sizeof(advice)));
 	peer_close(m->peer);
 	m->peer = NULL;
 	asker_start(&m->asker, &e);

@@ -41,7 +41,8 @@ static const char usage[] =
 	"  events                   follow what happens, one JSON object a line\n"
 	"  resolve VM|ID            a guest that is held paused, since nobody says whether it runs elsewhere:\n"
 	"                           --gone (it runs there; its memory here is given up) or --run-here\n"
-	"                           (it surely never ran there, and never will); ID: of its migration\n"
+	"                           (it surely never ran there, and never will); ID: of its migration,\n"
+	"                           needed where several held guests have one name\n"
 	"  journal                  migrations whose outcome is not known, or not acknowledged by the other\n"
 	"                           host yet\n"
 	"  forget ID                drop one of them: the other host is gone for good; --vmm-ended: so is\n"
@@ -292,7 +293,15 @@ static int do_cancel(struct client *c, struct cli *o, char **args)
 
 static int do_resolve(struct client *c, struct cli *o, char **args)
 {
-	return do_with_vm(c, "resolve", args[0], json_pack("{s:s, s:b}", "vm", args[0], "run-here", o->run_here));
+	json_t *error, *ok = client_ask(c, "resolve", json_pack("{s:s, s:b}", "vm", args[0], "run-here", o->run_here), &error);
+	const char *decided = json_string_value(json_object_get(ok, "decided"));
+
+	if (!ok)
+		return refused_of(c, args[0], error);
+	if (decided)
+		puts(decided);
+	json_decref(ok);
+	return EXIT_OK;
 }
 
 static int do_journal(struct client *c, struct cli *o, char **args)

@@ -261,7 +261,10 @@ static json_t *cmd_resolve(struct api *a, json_t *args, char *why, size_t len)
 		snprintf(why, len, "argument 'run-here' must be true or false");
 		return NULL;
 	}
-	return held_resolve(a->f, vm, json_is_true(here), why, len) ? NULL : json_object();
+	if (held_resolve(a->f, vm, json_is_true(here), why, len))
+		return NULL;
+	text_make_printable(why, strlen(why)); /* it has a name, of which an old journal takes any */
+	return json_pack("{s:s}", "decided", why);
 }
 
 static const char *status_of(struct ferry *f, const struct vm *vm)
@@ -270,6 +273,9 @@ static const char *status_of(struct ferry *f, const struct vm *vm)
 
 	if (!vm_is_incoming(vm) && held_find(f, vm->name))
 		return migration_status_name(MIGRATION_HELD);
+	/* One that is held is another guest's if that has this name only. */
+	if (m && migration_status(m) == MIGRATION_HELD && !migration_has_vmm(m, vm))
+		m = NULL;
 	return m ? migration_status_name(migration_status(m)) : "none";
 }
 

@@ -13,13 +13,13 @@
 #include "migration.h"
 
 /* All of them at once would keep the loop for milliseconds. */
-#define PAGE 64	      /* of VMs, and of entries */
+#define PAGE 16	      /* of VMs, and of entries; for the advice of each, all entries are looked at */
 #define LOOKED_AT 512 /* entries, each of which may be looked for in all VMs */
 
 static const char *const roles[] = { "", "source", "destination" };
 
 /* @e: of the migration that has stopped the guest, or with zeroes where nothing is known */
-static json_t *held_json(const struct journal_entry *e, bool is_connected, const char *why)
+static json_t *held_json(struct ferry *f, const struct journal_entry *e, bool is_connected, const char *why)
 {
 	char id[33] = "", advice[512];
 
@@ -28,23 +28,23 @@ static json_t *held_json(const struct journal_entry *e, bool is_connected, const
 	return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:b, s:s}", "vm", e->vm, "uri", e->peer, "status",
 			 migration_status_name(MIGRATION_HELD), "error-desc", why, "id", id, "role", roles[e->role], "since",
 			 (json_int_t)e->when_s, "connected", is_connected, "resolve",
-			 held_advice(e->vm, advice, sizeof(advice)));
+			 held_advice(f, e->vm, e->id, advice, sizeof(advice)));
 }
 
-static json_t *missing_json(const struct journal_entry *e)
+static json_t *missing_json(struct ferry *f, const struct journal_entry *e)
 {
 	char text[512];
 
 	snprintf(text, sizeof(text), "GO may have been sent to %s, and its VMM is not connected: if it lives it holds the guest "
 		 "paused", e->peer);
-	return held_json(e, false, text);
+	return held_json(f, e, false, text);
 }
 
-static json_t *connected_json(const struct held *h)
+static json_t *connected_json(struct ferry *f, const struct held *h)
 {
 	char text[512];
 
-	return held_json(held_entry(h), true, held_words(h, text, sizeof(text)));
+	return held_json(f, held_entry(h), true, held_words(h, text, sizeof(text)));
 }
 
 /** report_held() - what query-migrate returns of a guest that no live migration has, NULL: it is not held */
@@ -54,9 +54,9 @@ json_t *report_held(struct ferry *f, const char *vm)
 	const struct journal_entry *e;
 
 	if (h)
-		return connected_json(h);
+		return connected_json(f, h);
 	e = vm_find(&f->vms, vm, false) ? NULL : held_missing(f, vm);
-	return e ? missing_json(e) : NULL;
+	return e ? missing_json(f, e) : NULL;
 }
 
 /* A live migration holds the guest of @e. */
@@ -66,7 +66,7 @@ static json_t *live_json(struct ferry *f, const struct journal_entry *e)
 
 	if (!m || !migration_has_id(m, e->id) || migration_status(m) != MIGRATION_HELD)
 		return NULL;
-	return held_json(e, vm_find(&f->vms, e->vm, false), migration_error(m));
+	return held_json(f, e, migration_is_connected(m), migration_error(m));
 }
 
 /* Return: what asks for the next page, NULL: these were the last VMs. The list has the newest VM first. */
@@ -79,7 +79,7 @@ static json_t *add_connected(struct ferry *f, json_t *list, uint64_t after)
 			continue;
 		if (json_array_size(list) == PAGE)
 			return json_pack("{s:I}", "after-vm", (json_int_t)last);
-		json_array_append_new(list, connected_json(vm->held));
+		json_array_append_new(list, connected_json(f, vm->held));
 		last = vm->number;
 	}
 	return NULL;
@@ -99,7 +99,7 @@ static json_t *add_others(struct ferry *f, json_t *list, uint64_t after)
 		if (live)
 			json_array_append_new(list, live);
 		else if (held_is_missing(f, e))
-			json_array_append_new(list, missing_json(e));
+			json_array_append_new(list, missing_json(f, e));
 		last = e->number;
 	}
 	return e ? json_pack("{s:I}", "after-entry", (json_int_t)last) : NULL;

@@ -19,7 +19,8 @@ operator decides; with forget that asks only settle.c, the entry of a guest that
 word noted only for a VMM that is away, or NEVER only after RESUME, forget drops what a VMM that breaks off has not heard,
 and its guest is held once more; with the word of a VMM that its guest was not stopped taken for true, it stays
 stopped; with a page of VMs that is taken for the last one, 194 of 261 guests are listed; with each VM looked for
-by status in a list of its own there are four of them."""
+by status in a list of its own there are four of them; with the first of several held guests taken for the one that is
+meant, a guest runs on here whose operator meant another one."""
 import json, os, signal, socket, struct, sys, threading, time
 from types import SimpleNamespace
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
@@ -682,7 +683,57 @@ def status_asks_for_the_list_of_vms_once():
                 v.stop()
 
 
-main([all_held_guests_are_listed_however_many_they_are, status_asks_for_the_list_of_vms_once,
+def a_word_that_fits_two_held_guests_decides_about_neither():
+    """the VMM of a guest that a live migration holds, or one of an earlier run, is away, and another of its name is held here"""
+    for is_live in (True, False):
+        with Guest() as x:
+            x.begin()
+            x.wait_held()
+            ident, other = x.a.ask('query-journal')['entries'][0]['id'], 'ab' * 16
+            x.src.leave()
+            wait_for('its loss to be seen', lambda: not x.a.vms())
+            if not is_live:
+                x.a.kill()
+                x.a.start()
+            new = x.vmm(x.a)
+            new.state, new.last = PAUSED, (bytes.fromhex(other), 1)
+            new.cut()
+            wait_for('both to be held', lambda: len(x.a.ask('query-held')['held']) == 2)
+            got = {h['id']: h for h in x.a.ask('query-held')['held']}
+            expect({i: h['connected'] for i, h in got.items()} == {ident: False, other: True}, str(got))
+            for i, h in got.items():
+                expect(f'resolve {i} --gone' in h['resolve'] and f'resolve {i} --run-here' in h['resolve'], str(h))
+            said = vmferry(x.a, 'resolve', 'web1', '--run-here')
+            expect(said.returncode == 4 and ident in said.stderr and other in said.stderr, str(said))
+            expect(new.state == PAUSED and len(x.a.ask('query-held')['held']) == 2, 'it was decided')
+            said = vmferry(x.a, 'resolve', ident, '--gone')
+            expect(said.returncode == 0 and ident in said.stdout and 'other host' in said.stdout, str(said))
+            said = vmferry(x.a, 'resolve', 'web1', '--run-here')
+            expect(said.returncode == 0 and other in said.stdout, str(said))
+            wait_for('the newcomer to run', new.runs)
+            expect('resume' not in x.src.asked, f'the other was resumed: {x.src.asked}')
+
+
+def a_name_that_is_the_id_of_another_guest_decides_about_neither():
+    with Scene() as s:
+        a = s.daemon('a')
+        one, two = StandinVmm(a.vmm), StandinVmm(a.vmm, 'ab' * 16)
+        try:
+            one.last = (b'\xab' * 16, 1)
+            for v in (one, two):
+                v.state = PAUSED
+                v.cut()
+            wait_for('both to be held', lambda: len(a.ask('query-held')['held']) == 2)
+            got = vmferry(a, 'resolve', 'ab' * 16, '--run-here')
+            expect(got.returncode == 4 and 'fits 2 guests' in got.stderr, str(got))
+            expect((one.state, two.state) == (PAUSED, PAUSED), 'one was resumed')
+        finally:
+            one.stop()
+            two.stop()
+
+
+main([a_word_that_fits_two_held_guests_decides_about_neither, a_name_that_is_the_id_of_another_guest_decides_about_neither,
+      all_held_guests_are_listed_however_many_they_are, status_asks_for_the_list_of_vms_once,
       the_ram_of_a_held_guest_whose_vmm_has_died_is_let_go_at_once,
       a_held_guest_whose_vmm_is_away_is_shown_with_what_to_type, a_held_guest_is_shown_and_resolved_after_a_restart,
       what_is_decided_is_not_decided_anew_while_the_vmm_is_slow,

@@ -104,7 +104,7 @@ def outcomes_of_others_push_no_outcome_out():
             wait_for('it to run on', other.runs)
         x.go_on()
         wait_for('its end', lambda: x.status()['status'] == 'completed', 60)
-        expect(x.src.state == RELEASED and x.dst.runs(), 'not where it was')
+        wait_for('it to be where it was', lambda: x.src.state == RELEASED and x.dst.runs())
         wait_for('all to agree', lambda: marks(x.a) == marks(x.b) == marks(c) == {}, 60)
 
 
